@@ -1,0 +1,282 @@
+"""The folder part: what is listed, what is refused, what is held out, and that every file is looked at."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trainrun.errors import UserError
+from trainrun.parts.datasets import Data, cache_folder, folder, listing
+from trainrun.parts.datasets import verify as verifying
+
+folder_part = folder.folder
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRAINRUN_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def colour(*numbers: int) -> Image.Image:
+    return Image.new("RGB", (8, 8), (numbers[0] * 40 % 256, numbers[1] * 7 % 256, 99))
+
+
+def fill(root: Path, classes: str = "ab", count: int = 4) -> Path:
+    for label, name in enumerate(classes.split() if " " in classes else classes):
+        (root / name).mkdir(parents=True)
+        for k in range(count):
+            colour(label, k).save(root / name / f"{k:04}.png")
+    return root
+
+
+def names(data: Data, side: str = "train") -> list[str]:
+    split = getattr(data, side)
+    return [split.source(k) for k in range(len(split))]
+
+
+def test_train_and_val_folders(tmp_path: Path) -> None:
+    fill(tmp_path / "train", "ba")
+    fill(tmp_path / "val", "b", 2)
+    data = folder_part(root=str(tmp_path))
+    assert data.classes == ("a", "b") and data.train.shape == (8, 8, 3) and data.train.cache and data.skipped == ()
+    assert data.train.labels.tolist() == [0] * 4 + [1] * 4 and data.train.labels.dtype == np.int64
+    assert names(data)[:2] == [str(tmp_path / "train" / "a" / "0000.png"), str(tmp_path / "train" / "a" / "0001.png")]
+    assert data.validation and data.validation.labels.tolist() == [1, 1]
+    pictures = data.train.read([5, 0, 5])
+    assert pictures.dtype == np.uint8 and (pictures == np.stack([np.asarray(Image.open(names(data)[k])) for k in (5, 0, 5)])).all()
+    again = pickle.loads(pickle.dumps(data.train))
+    assert (again.read(np.array([5, 0, 5])) == pictures).all() and again.source(5) == data.train.source(5)
+
+
+@pytest.mark.parametrize("side", ["val", "valid", "validation", "test"])
+def test_names_of_the_validation_folder(tmp_path: Path, side: str) -> None:
+    fill(tmp_path / "train")
+    fill(tmp_path / side, count=3)
+    data = folder_part(root=str(tmp_path))
+    assert data.validation and len(data.validation) == 6
+
+
+def test_a_test_folder_is_left_alone_where_there_is_a_val_folder_or_a_fraction(tmp_path: Path) -> None:
+    fill(tmp_path / "train")
+    fill(tmp_path / "test", count=3)
+    held_out = folder_part(root=str(tmp_path), validation=0.5).validation
+    assert held_out and len(held_out) == 4
+    fill(tmp_path / "val", count=1)
+    held_out = folder_part(root=str(tmp_path)).validation
+    assert held_out and len(held_out) == 2
+
+
+def test_one_folder_and_a_class_called_train(tmp_path: Path) -> None:
+    fill(tmp_path, "car plane train")
+    data = folder_part(root=str(tmp_path))
+    assert data.classes == ("car", "plane", "train") and data.validation is None and len(data.train) == 12
+
+
+def test_a_fraction_is_stratified_seeded_and_stable(tmp_path: Path) -> None:
+    fill(tmp_path, "ab", 20)
+    fill(tmp_path, "c", 1)
+    first, same, other = (folder_part(root=str(tmp_path), validation=0.25, split_seed=seed) for seed in (0, 0, 1))
+    assert first.validation and np.bincount(first.validation.labels).tolist() == [5, 5] and len(first.train) == 31
+    assert sorted(names(first) + names(first, "validation")) == sorted(str(p) for p in tmp_path.rglob("*.png"))
+    assert names(first) == names(same) and first.train.digest == same.train.digest
+    assert names(first) != names(other) and first.train.digest != other.train.digest
+    assert not set(names(first)) & set(names(first, "validation"))
+    colour(1, 1).save(tmp_path / "a" / "0020.png")
+    after = folder_part(root=str(tmp_path), validation=0.25)
+    assert len(set(names(first, "validation")) ^ set(names(after, "validation"))) <= 2
+
+
+def test_what_is_not_a_picture_is_passed_over(tmp_path: Path) -> None:
+    fill(tmp_path, "ab")
+    for hidden in (".git/x.png", "__MACOSX/x.png", "a/.hidden/x.png", "a/.DS_Store", "a/._0000.png", "a/notes.txt", "a/Thumbs.db", "c.png"):
+        (tmp_path / hidden).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / hidden).write_bytes(b"not a picture")
+    os.mkfifo(tmp_path / "a" / "fifo.png")
+    (tmp_path / "a" / "folder.png").mkdir()
+    for link, target in (("loop", "."), ("up", ".."), ("again", "a"), ("a/loop", ".."), ("a/dangling.png", "nowhere")):
+        (tmp_path / link).symlink_to(target)
+    data = folder_part(root=str(tmp_path))
+    assert data.classes == ("a", "b") and len(data.train) == 8
+
+
+def test_links_to_files_and_to_class_folders_elsewhere_count_and_nested_folders_too(tmp_path: Path) -> None:
+    store = fill(tmp_path / "store", "x")
+    root = fill(tmp_path / "root", "a")
+    (root / "b").symlink_to(store / "x")
+    (root / "a" / "link.png").symlink_to(store / "x" / "0000.png")
+    (root / "a" / "deeper").mkdir()
+    colour(3, 3).save(root / "a" / "deeper" / "UPPER.PNG")
+    data = folder_part(root=str(root))
+    assert data.classes == ("a", "b") and np.bincount(data.train.labels).tolist() == [6, 4]
+
+
+def test_names_with_every_kind_of_character(tmp_path: Path) -> None:
+    fill(tmp_path, "猫", 1)
+    nasty = os.fsencode(tmp_path) + b"/\x1b[31mred\xff"
+    os.mkdir(nasty)
+    for name in ("naïve ünï.png", "a\nb\x1b]0;x\x07.png"):
+        colour(1, 2).save(os.path.join(os.fsdecode(nasty), name))
+    data = folder_part(root=str(tmp_path))
+    assert data.classes == (r"\x1b[31mred\udcff", "猫")
+    assert data.train.read(range(3)).shape == (3, 8, 8, 3)
+    assert all(name.isprintable() for name in names(data)) and any(r"a\nb\x1b]0;x\x07.png" in name for name in names(data))
+    Path(os.path.join(os.fsdecode(nasty), "bad\x1b.png")).write_bytes(b"")
+    with pytest.raises(UserError, match=r"bad\\x1b\.png: an empty file"):
+        folder_part(root=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (lambda root: None, {}, "holds no class folders"),
+        (lambda root: colour(1, 1).save(root / "x.png"), {}, "holds pictures but no class folders"),
+        (lambda root: fill(root).joinpath("c").mkdir(), {}, r"no pictures .* in .*/c; add some or remove the folder"),
+        (lambda root: (fill(root / "train"), fill(root / "val")), {"validation": 0.2}, "has a folder val .* remove data.validation"),
+        (lambda root: (fill(root / "train"), fill(root / "val"), fill(root / "valid")), {}, "val and valid; keep one"),
+        (lambda root: (fill(root / "train"), fill(root / "val", "abc")), {}, "val has a class c that train lacks"),
+        (lambda root: fill(root, count=1), {"validation": 0.2}, "every class has one picture only"),
+        (lambda root: fill(root), {"root": "/no/such/place"}, "/no/such/place does not exist"),
+    ],
+)
+def test_mistakes_in_the_layout(tmp_path: Path, make: Any, options: dict[str, Any], message: str) -> None:
+    make(tmp_path)
+    with pytest.raises(UserError, match=message):
+        folder_part(**{"root": str(tmp_path), **options})
+
+
+@pytest.mark.parametrize("verify", ["full", "sample", "off"])
+def test_pictures_of_different_sizes_need_a_size(tmp_path: Path, verify: Any) -> None:
+    fill(tmp_path)
+    Image.new("RGB", (9, 8)).save(tmp_path / "b" / "0002.png")
+    with pytest.raises(UserError, match=r"b/0002.png has 8 x 9 pixels .* the first picture 8 x 8; .* write data.size=8"):
+        folder_part(root=str(tmp_path), verify=verify).train.read(range(8))
+    data = folder_part(root=str(tmp_path), verify=verify, size=6, channels=1)
+    assert data.train.read(range(8)).shape == (8, 6, 6, 1) == (8, *data.train.shape)
+
+
+def test_the_validation_side_must_have_the_same_size(tmp_path: Path) -> None:
+    fill(tmp_path / "train")
+    (tmp_path / "val" / "a").mkdir(parents=True)
+    Image.new("RGB", (9, 8)).save(tmp_path / "val" / "a" / "x.png")
+    with pytest.raises(UserError, match="val/a/x.png has 8 x 9"):
+        folder_part(root=str(tmp_path))
+
+
+def spoil(root: Path, count: int) -> list[str]:
+    paths = sorted(root.rglob("*.png"))[3 :: max(1, len(list(root.rglob("*.png"))) // count)][:count]
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:40])
+    return [str(path) for path in paths]
+
+
+def test_bad_pictures_are_all_listed_before_the_run(tmp_path: Path) -> None:
+    fill(tmp_path, count=30)
+    spoiled = spoil(tmp_path, 25)
+    with pytest.raises(UserError) as caught:
+        folder_part(root=str(tmp_path))
+    text = str(caught.value)
+    assert "25 of 60 pictures cannot be read" in text and "and 5 more" in text and "data.on_bad_image=skip" in text
+    assert all(f"{path}: " in text for path in spoiled[:20]) and not any(path in text for path in spoiled[20:])
+    with pytest.raises(UserError, match=r"at most 0\.1 %"):
+        folder_part(root=str(tmp_path), on_bad_image="skip")
+
+
+def test_an_eps_called_jpg_is_a_bad_picture(tmp_path: Path) -> None:
+    fill(tmp_path)
+    colour(1, 1).save(tmp_path / "a" / "x.jpg", "EPS")
+    with pytest.raises(UserError, match=r"a/x\.jpg: not a picture in one of the formats"):
+        folder_part(root=str(tmp_path))
+
+
+def test_up_to_one_in_a_thousand_is_skipped_the_same_ones_each_time(tmp_path: Path) -> None:
+    fill(tmp_path, count=1)
+    template = (tmp_path / "a" / "0000.png").read_bytes()
+    for k in range(1999):
+        (tmp_path / "b" / f"x{k}.png").write_bytes(template)
+    whole = folder_part(root=str(tmp_path), on_bad_image="skip")
+    spoiled = spoil(tmp_path / "b", 2)
+    first, again = (folder_part(root=str(tmp_path), on_bad_image="skip") for _ in range(2))
+    assert [path for path, _ in first.skipped] == spoiled and all(reason for _, reason in first.skipped)
+    assert first.skipped == again.skipped and first.train.digest == again.train.digest != whole.train.digest
+    assert len(first.train) == len(whole.train) - 2 and not set(names(first)) & set(spoiled)
+    assert first.train.read(range(len(first.train))).shape[0] == 1999
+    spoil(tmp_path / "b", 5)
+    with pytest.raises(UserError, match=r"at most 0\.1 %"):
+        folder_part(root=str(tmp_path), on_bad_image="skip")
+
+
+def test_a_full_check_is_remembered_until_a_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path)
+    looked: list[str] = []
+    real = verifying.decode
+    monkeypatch.setattr(verifying, "decode", lambda path, *a, **k: looked.append(path) or real(path, *a, **k))
+    folder_part(root=str(tmp_path))
+    assert len(looked) == 8
+    assert folder_part(root=str(tmp_path)).train.shape == (8, 8, 3) and len(looked) == 8
+    folder_part(root=str(tmp_path), channels=1)
+    assert len(looked) == 16
+    colour(5, 5).save(tmp_path / "a" / "0000.png")
+    os.utime(tmp_path / "a" / "0000.png", ns=(1, 1))
+    folder_part(root=str(tmp_path))
+    assert len(looked) == 24
+    for file in (cache_folder() / "verify").iterdir():
+        file.write_text('{"bad": [[99999, 3]], "count": "x"}')
+    folder_part(root=str(tmp_path))
+    assert len(looked) == 32
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path / "data")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TRAINRUN_CACHE", str(tmp_path / "file"))
+    assert len(folder_part(root=str(tmp_path / "data")).train) == 8
+
+
+def test_a_failure_of_the_system_is_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path)
+
+    def refuse(path: str, *_: object, **__: object) -> np.ndarray:
+        raise OSError(5, "Input/output error", path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(verifying, "decode", refuse)
+        with pytest.raises(UserError, match="Input/output error"):
+            folder_part(root=str(tmp_path))
+    assert len(folder_part(root=str(tmp_path)).train) == 8
+
+
+def test_a_picture_that_fails_later_is_named(tmp_path: Path) -> None:
+    fill(tmp_path)
+    train = folder_part(root=str(tmp_path)).train
+    (tmp_path / "a" / "0001.png").write_bytes(b"x")
+    (tmp_path / "b" / "0003.png").unlink()
+    with pytest.raises(UserError, match=r"(?s)2 of 8 pictures.*a/0001\.png: not a picture.*b/0003\.png: No such file"):
+        train.read(range(8))
+    assert train.read([0]).shape == (1, 8, 8, 3)
+
+
+def test_the_digest_follows_files_and_options(tmp_path: Path) -> None:
+    fill(tmp_path)
+
+    def digest(**options: Any) -> str:
+        return folder_part(root=str(tmp_path), size=4, **options).train.digest
+
+    first = digest()
+    assert first == digest() == digest(verify="off") and first != digest(channels=1)
+    os.utime(tmp_path / "a" / "0000.png", ns=(1, 1))
+    assert digest() != first
+    os.rename(tmp_path, moved := str(tmp_path) + "-moved")
+    assert folder_part(root=moved, size=4).train.digest != first
+    os.rename(moved, tmp_path)
+
+
+def test_the_list_of_files_is_compact(tmp_path: Path) -> None:
+    fill(tmp_path, count=50)
+    files = listing.list_pictures(str(tmp_path))
+    assert len(pickle.dumps(files)) < 100 * 40 and files.relative(0) == "a/0000.png" and files.relative(99) == "b/0049.png"

@@ -1,0 +1,41 @@
+"""The weights that are evaluated and kept: the model's own, or their exponential moving average."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from trainrun.recipe import schema
+
+
+class Plain:
+    """No average: the model itself is what is evaluated."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.model = model
+
+    def update(self, step: int) -> None:
+        """Nothing to follow."""
+
+
+class Ema(Plain):
+    """average = d average + (1 - d) weights after each step, of parameters and floating-point buffers; other buffers are copied.
+
+    d = decay, or min(decay, (1 + t) / (10 + t)) at step t with `warmup` (TensorFlow's ExponentialMovingAverage with num_updates).
+    """
+
+    def __init__(self, model: torch.nn.Module, options: schema.Ema) -> None:
+        super().__init__(copy.deepcopy(model).requires_grad_(False))
+        self.options = options
+        pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
+        self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Follow the weights after step `step`, counted from 1."""
+        decay = min(self.options.decay, (1 + step) / (10 + step)) if self.options.warmup else self.options.decay
+        torch._foreach_lerp_([mine for mine, _ in self._averaged], [theirs for _, theirs in self._averaged], 1 - decay)
+        for mine, theirs in self._copied:
+            mine.copy_(theirs)

@@ -1,0 +1,228 @@
+"""Data set to batches on the device: sample ids in, uint8 pictures out, from memory or from worker processes.
+
+Which samples make a batch is decided elsewhere, as a function of (seed, epoch); a feed only fetches them. So the same
+ids give the same pictures whether they lie on the device or are decoded on the way, and with any number of workers.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from trainrun.engine import decoded
+from trainrun.errors import UserError
+from trainrun.parts.datasets.splits import Split
+from trainrun.world import World, free_memory
+
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures on the device, or a part of them.
+
+    images: uint8 [B, C, H, W], channels last in memory. labels, ids: int64 [B]. epoch: the epoch that they are drawn for.
+    whole: pictures of the step that they belong to, over all micro-batches and processes.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    ids: torch.Tensor
+    epoch: int
+    whole: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def split(self, size: int | None) -> list[Batch]:
+        """The micro-batches of at most `size` pictures, in order; an empty batch is one empty micro-batch."""
+        if size is None or len(self) <= size:
+            return [self]
+        pieces = zip(self.images.split(size), self.labels.split(size), self.ids.split(size), strict=True)
+        return [Batch(*piece, self.epoch, self.whole) for piece in pieces]
+
+
+class Feed(abc.ABC):
+    """Fetches pictures of one split: call it with batches of ids, get uint8 pictures on the device in the same order."""
+
+    resident = False
+
+    def __init__(self, split: Split, world: World) -> None:
+        self.split = split
+        self.device = world.device
+        self.labels = torch.from_numpy(split.labels).to(self.device)
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    @abc.abstractmethod
+    def fetch(self, batches: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """uint8 [B, H, W, C] for each batch of ids."""
+
+    def __call__(self, batches: Sequence[torch.Tensor], epoch: int, wholes: Iterable[int]) -> Iterator[Batch]:
+        """The batches of pictures for batches of ids (int64 [B], on the CPU), with the size of each step's whole batch."""
+        for ids, whole, images in zip(batches, wholes, self.fetch(batches), strict=True):
+            there = ids.to(self.device, non_blocking=True)
+            yield Batch(images.permute(0, 3, 1, 2), self.labels[there], there, epoch, whole)
+
+    def close(self) -> None:
+        """Let go of workers."""
+
+
+class Resident(Feed):
+    """All pictures in one uint8 tensor on the device, [N, H, W, C]; a batch is one gather."""
+
+    resident = True
+
+    def __init__(self, split: Split, world: World, pictures: torch.Tensor) -> None:
+        super().__init__(split, world)
+        self.pictures = pictures.to(self.device)
+
+    def fetch(self, batches: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+        for ids in batches:
+            yield self.pictures.index_select(0, ids.to(self.device, non_blocking=True))
+
+
+class _Reader(Dataset[Any]):
+    """What a worker process runs: a batch of ids in, a tensor or the UserError it met out."""
+
+    def __init__(self, read: Callable[[Sequence[int]], Any]) -> None:
+        self.read = read
+
+    def __getitem__(self, ids: Any) -> torch.Tensor | UserError:
+        try:
+            return torch.from_numpy(self.read(ids.tolist()))
+        except UserError as error:  # a value, because an exception would come back wrapped in the worker's traceback
+            return error
+
+
+def _leave_signals_to_parent(_: int) -> None:
+    # Ctrl-C reaches the whole process group; the run needs its workers to finish the step it is in.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+class _Orders(list[torch.Tensor]):
+    """The batches of ids of the coming pass; one loader with living workers serves pass after pass."""
+
+
+class Streamed(Feed):
+    """Worker processes read batches ahead of the device; without workers this process reads them."""
+
+    resident = False
+
+    def __init__(self, split: Split, world: World, workers: int, timeout: float) -> None:
+        super().__init__(split, world)
+        self.workers, self.timeout = workers, timeout
+        self._orders = _Orders()
+        self._loader: DataLoader[Any] | None = None
+
+    def _start(self) -> DataLoader[Any]:
+        more: dict[str, Any] = {}
+        if self.workers:
+            more = {"timeout": self.timeout, "persistent_workers": True, "prefetch_factor": 4, "worker_init_fn": _leave_signals_to_parent}
+        # A loader draws from the global stream at every pass unless it has a generator of its own.
+        return DataLoader(
+            _Reader(self.split.read), batch_size=None, sampler=self._orders, num_workers=self.workers,
+            generator=torch.Generator(), pin_memory=self.device.type == "cuda", **more,
+        )  # fmt: skip
+
+    def fetch(self, batches: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+        done = 0
+        for attempt in (1, 2):
+            self._orders[:] = batches[done:]
+            self._loader = self._loader or self._start()
+            try:
+                for images in self._loader:
+                    if isinstance(images, UserError):
+                        raise images
+                    yield images.to(self.device, non_blocking=True)
+                    done += 1
+                return
+            except (RuntimeError, OSError, EOFError) as error:
+                if not self.workers or not _lost_worker(error):
+                    raise
+                self.close()
+                flying = [self.split.source(int(i)) for ids in batches[done : done + 1] for i in ids[:3]]
+                what = f"a worker process died or gave no batch for {self.timeout:g} s, while reading {', '.join(flying)}, ... ({error})"
+                if attempt == 2:
+                    raise UserError(
+                        f"{what}; it happened twice. Check these files and the memory of this machine (and /dev/shm), or set data.workers=0"
+                    ) from error
+                print(f"trainrun: {what}; going on once with fresh workers", file=sys.stderr)
+
+    def close(self) -> None:
+        iterator = getattr(self._loader, "_iterator", None)
+        self._loader = None
+        if iterator is not None:
+            for worker in iterator._workers:  # they ignore SIGTERM, so torch's own shutdown would wait for a stuck one
+                with contextlib.suppress(OSError):
+                    worker.kill()
+            iterator._shutdown_workers()
+
+
+def _lost_worker(error: BaseException) -> bool:
+    text = str(error)
+    return isinstance(error, (ConnectionError, FileNotFoundError, EOFError)) or "DataLoader" in text or "shared memory" in text
+
+
+def default_workers() -> int:
+    """Usable cores, at most 8."""
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
+
+
+def open_feed(split: Split, options: Any, world: World, budget: int) -> Feed:
+    """The feed of a split: resident where asked for or where it fits `budget` bytes, streamed otherwise."""
+    size = len(split) * split.shape[0] * split.shape[1] * split.shape[2]
+    workers = default_workers() if options.workers is None else options.workers
+    if options.resident == "no" or (options.resident == "auto" and size > budget):
+        return Streamed(split, world, workers, options.timeout)
+    if size > free_memory(world.device):
+        raise UserError(
+            f"data.resident is yes, but the decoded pictures take {size / 2**30:.1f} GiB and {free_memory(world.device) / 2**30:.1f} GiB are free; "
+            "set data.resident=auto"
+        )
+    if split.cache and options.cache:
+        # One process decodes and keeps the result; the others wait and read it.
+        pictures = decoded.load(split.digest) if world.main else None
+        if world.main and pictures is None:
+            pictures = _decode(split, workers, options.timeout)
+            decoded.keep(split.digest, pictures)
+        world.tell(None)
+        if not world.main:
+            pictures = decoded.load(split.digest)
+        if pictures is not None:
+            return Resident(split, world, pictures)
+    return Resident(split, world, _decode(split, workers if split.cache else 0, options.timeout))
+
+
+def _decode(split: Split, workers: int, timeout: float) -> torch.Tensor:
+    """All pictures of a split, uint8 [N, H, W, C] on the CPU, with a progress bar on a terminal."""
+    pictures = torch.empty((len(split), *split.shape), dtype=torch.uint8)
+    source = Streamed(split, World(torch.device("cpu")), workers, timeout)
+    done = 0
+    try:
+        with tqdm(total=len(split), desc="decoding", unit=" pictures", disable=None, leave=False) as bar:
+            for piece in source.fetch(torch.arange(len(split)).split(_CHUNK)):
+                pictures[done : done + len(piece)] = piece
+                done += len(piece)
+                bar.update(len(piece))
+    finally:
+        source.close()
+    return pictures
+
+
+def budget(world: World) -> int:
+    """Bytes that resident data may take: half of what is free, shared among the processes of this machine."""
+    sharing = world.local_size if world.device.type == "cpu" else 1
+    return free_memory(world.device) // 2 // sharing

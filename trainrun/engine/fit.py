@@ -1,0 +1,105 @@
+"""The loop. Read `fit` from top to bottom and you know what a run does, and in which order."""
+
+from __future__ import annotations
+
+import torch
+
+from trainrun.draw import step_seed
+from trainrun.engine.evaluate import evaluate
+from trainrun.engine.feed import Batch
+from trainrun.engine.run import Run
+from trainrun.engine.signals import Interrupted
+
+
+def fit(run: Run) -> str:
+    """Train until the epochs are done or something stops the run; returns the reason, a word of result.json's `stop`.
+
+    At the top of each turn stands what is owed at this step, so that a run resumed at any step owes the same.
+    """
+    plan, state, record, world, keeper = run.plan, run.state, run.record, run.world, run.keeper
+    batches = run.batches(state.step)
+    keeper.start()
+    run.teller.start()
+    while True:
+        stop_signal, save_asked, save_due = world.any(run.signals.stop is not None, run.signals.save, keeper.due(state.step))
+
+        # Report: training figures of the period, validation, best so far.
+        if plan.report(state.step) and state.reported < state.step:
+            run.read_record()
+            figures = record.period.figures("train")
+            if run.validation and plan.evaluation(state.step):
+                try:
+                    figures |= validate(run)
+                except Interrupted:  # the evaluation is owed still, and is made when the run goes on
+                    keeper.save()
+                    return "signal"
+                state.observe(figures, run.epoch, run.rule)
+            state.reported = state.step
+            record.period.clear()
+            run.teller.epoch(figures)
+            save_due |= state.is_best
+
+        # Stop, save.
+        done = state.step >= plan.stop or run.out_of_patience()
+        if done or stop_signal or save_asked or save_due:
+            keeper.save()
+            state.is_best = False
+        if run.out_of_patience():
+            return "early_stopping"
+        if done:
+            return "epochs" if plan.stop == plan.total else "stop_at"
+        if stop_signal:
+            return "signal"
+
+        # One step: schedule, draw, forward, backward, clip, update.
+        batch = next(batches)
+        with run.compiling():
+            totals = train_step(run, batch, run.schedule(state.step))
+        record.write(totals, batch.whole)
+        state.step += 1
+        run.teller.progress()
+
+        # Log.
+        if state.step % plan.log_every == 0:
+            run.read_record(batch)
+            run.teller.step(record.interval.figures("train"), record.interval.samples)
+            record.interval.clear()
+        elif record.full:
+            run.read_record(batch)
+
+
+def train_step(run: Run, batch: Batch, lr: float) -> torch.Tensor:
+    """One optimizer update on a batch, in micro-batches where asked for; returns summed loss and hits, float64 [2] on the device.
+
+    Never waits for the device. The gradient is that of the mean loss over the step's whole batch, however it is split.
+    """
+    for group in run.optimizer.param_groups:
+        group["lr"] = lr
+    run.seed_model_draws(step_seed(run.recipe.seed, run.state.step, run.world.rank))
+    totals = torch.zeros(2, dtype=torch.float64, device=run.world.device)
+    micro_batches = batch.split(run.recipe.micro_batch)
+    for n, micro in enumerate(micro_batches, 1):
+        run.forward.require_backward_grad_sync = n == len(micro_batches)  # processes exchange gradients once a step
+        images, targets = run.inputs(micro, training=True)
+        with run.world.autocast(run.recipe.precision):
+            logits = run.forward(images)
+            losses = run.loss(logits, targets)
+        share = losses.sum() * (run.world.size / batch.whole)
+        run.scaler.scale(share).backward()
+        totals += torch.stack((losses.detach().double().sum(), (logits.detach().argmax(1) == micro.labels).sum()))
+    if run.recipe.clip is not None:
+        run.scaler.unscale_(run.optimizer)
+        torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.recipe.clip)
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    run.optimizer.zero_grad(set_to_none=True)
+    run.average.update(run.state.step + 1)
+    return totals
+
+
+def validate(run: Run) -> dict[str, float]:
+    """Evaluate the weights that are kept (the average where there is one) on the validation set."""
+    assert run.validation is not None
+    run.world.align_buffers(run.model)
+    with run.clock.paused():
+        return evaluate(run.judged, run.validation, run.inputs, run.loss, run.world, run.micro_batch_size, run.recipe.precision, run.check)

@@ -1,0 +1,90 @@
+"""Where a run stands, and the steps at which something is due: plain values, the same in every process."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from trainrun.recipe.durations import Duration
+from trainrun.recipe.schema import EarlyStopping, Recipe
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The run's lengths, all in steps."""
+
+    samples: int
+    batch_size: int
+    steps_per_epoch: int
+    total: int
+    stop: int
+    evaluate_every: int
+    save_every: int | None
+    save_seconds: float | None
+    log_every: int
+
+    @staticmethod
+    def of(recipe: Recipe, samples: int) -> Plan:
+        """The plan of a recipe for a training set of `samples` pictures."""
+        per_epoch = -(-samples // recipe.batch_size)
+        total = max(recipe.epochs.steps(per_epoch), 1)
+        stop = total if recipe.stop_at is None else min(max(recipe.stop_at.steps(per_epoch), 1), total)
+        save: Duration | str = recipe.checkpoint.every
+        timed = isinstance(save, Duration) and save.unit == "s"
+        return Plan(
+            samples,
+            recipe.batch_size,
+            per_epoch,
+            total,
+            stop,
+            max(recipe.evaluate.every.steps(per_epoch, total), 1),
+            max(save.steps(per_epoch, total), 1) if isinstance(save, Duration) and not timed else None,
+            save.value if isinstance(save, Duration) and timed else None,
+            max(recipe.log.every.steps(per_epoch), 1),
+        )
+
+    def pictures(self, start: int, stop: int) -> int:
+        """Pictures that the steps from `start` up to `stop` train on."""
+        counts = ((step // self.steps_per_epoch) * self.samples + (step % self.steps_per_epoch) * self.batch_size for step in (start, stop))
+        first, last = counts
+        return last - first
+
+    def evaluation(self, step: int) -> bool:
+        """Whether validation is due after this many steps."""
+        return step > 0 and (step % self.evaluate_every == 0 or step == self.stop)
+
+    def report(self, step: int) -> bool:
+        """Whether a line is due: at every epoch's end and every evaluation."""
+        return step > 0 and (step % self.steps_per_epoch == 0 or self.evaluation(step))
+
+
+@dataclass
+class State:
+    """What a run knows besides its tensors: it is saved with them, and goes on from there.
+
+    step: updates made. reported: the last step whose epoch line is written. best: the best evaluation so far, with its step and
+    epoch. waited: evaluations since then. is_best: whether the weights at `step` are the best. seconds: time spent training.
+    """
+
+    step: int = 0
+    reported: int = 0
+    best: dict[str, Any] | None = None
+    waited: int = 0
+    is_best: bool = False
+    seconds: float = 0.0
+
+    def observe(self, figures: dict[str, float], epoch: float, rule: EarlyStopping) -> None:
+        """Note an evaluation: better by more than min_delta starts the wait again; NaN is never better."""
+        now = figures[rule.monitor]
+        sign = 1 if rule.monitor == "val_accuracy" else -1
+        before = -math.inf if self.best is None else sign * self.best[rule.monitor]
+        self.is_best = math.isfinite(now) and sign * now > before + (rule.min_delta if self.best else 0)
+        if self.is_best:
+            self.best = {"step": self.step, "epoch": epoch, **figures}
+            self.waited = 0
+        else:
+            self.waited += 1
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)

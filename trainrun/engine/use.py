@@ -1,0 +1,106 @@
+"""What is done with a trained run: evaluate it again, or ask it about pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainrun.draw import draws
+from trainrun.engine.checkpoint import Checkpoints, Snapshot, load_weights
+from trainrun.engine.directory import result
+from trainrun.engine.evaluate import evaluate
+from trainrun.engine.feed import budget, open_feed
+from trainrun.engine.inputs import make_inputs
+from trainrun.engine.run import open_data, settle
+from trainrun.engine.signals import Interrupted, Signals
+from trainrun.errors import Stopped, UserError
+from trainrun.parts.datasets.pictures import decode
+from trainrun.recipe.load import load
+from trainrun.recipe.registry import registry
+from trainrun.recipe.schema import Recipe
+from trainrun.world import enter
+
+
+def _open(run: Path, overrides: Sequence[str], allow_plugins: bool, checkpoint: str | None) -> tuple[Recipe, Snapshot]:
+    if not (run / "recipe.yaml").is_file():
+        raise UserError(f"{run} is no run directory: it has no recipe.yaml. trainrun fit prints the directory it writes to")
+    recipe = load(run / "recipe.yaml", overrides, allow_plugins=allow_plugins).recipe
+    ended = result(run) or {}
+    name = checkpoint or Path(ended.get("checkpoint", "checkpoints/last")).name
+    return recipe, Checkpoints(run).named(name)
+
+
+def _model(recipe: Recipe, snapshot: Snapshot, device: torch.device) -> torch.nn.Module:
+    about = snapshot.values["input"]
+    node = recipe.model
+    if "weights" in node.options:  # the run's own weights follow, so published ones need not be fetched
+        node = type(node)(node.kind, node.name, {**node.options, "weights": None})
+    model = registry.build(node)(tuple(about["shape"]), len(about["classes"]))
+    load_weights(model, snapshot.model)
+    layout = torch.channels_last if recipe.memory_format == "channels_last" else torch.contiguous_format
+    return model.to(device, memory_format=layout).eval()
+
+
+def evaluate_run(run: Path, overrides: Sequence[str] = (), *, allow_plugins: bool = False, checkpoint: str | None = None) -> dict[str, Any]:
+    """Evaluate a run's weights on its validation set: `val_loss` in nats, `val_accuracy` in 0..1, per class too, with step and epoch."""
+    with Signals() as signals, enter() as world:
+        try:
+            recipe, snapshot = _open(run, overrides, allow_plugins, checkpoint)
+            about = snapshot.values["input"]
+            with signals.at_once():
+                data = open_data(recipe.data)
+                if data.validation is None:
+                    raise UserError(f"data {recipe.data.name} of {run} has no validation pictures; name some with data.root=... or data.validation=0.1")
+                if list(data.classes) != about["classes"]:
+                    raise UserError(f"this data has the classes {list(data.classes)[:5]}..., and the run was trained on {about['classes'][:5]}...")
+                feed = open_feed(data.validation, recipe.data, world, budget(world))
+            recipe, _ = settle(recipe, world, data.validation.shape)
+            inputs = make_inputs(recipe.augment, recipe.seed, recipe.memory_format, _statistics(about), registry)
+            model = _model(recipe, snapshot, world.device)
+            figures = evaluate(
+                model, feed, inputs, registry.build(recipe.loss), world, recipe.batch_size, recipe.precision, signals.check
+            )
+            feed.close()
+        except Interrupted:
+            raise Stopped(signals.stop or 2) from None
+    return {"run": str(run), "step": snapshot.values["step"], "samples": len(data.validation), **figures}
+
+
+def _statistics(about: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    channels = about["shape"][0]
+    return tuple(about["mean"] or [0.0] * channels), tuple(about["std"] or [1.0] * channels)
+
+
+def predict(
+    run: Path, pictures: Sequence[Path], *, top: int = 5, allow_plugins: bool = False, checkpoint: str | None = None
+) -> list[dict[str, Any]]:
+    """The most likely classes of each picture: [{"file", "classes": [{"class", "probability"}, ...]}]; raises UserError naming a bad picture."""
+    with enter() as world:
+        recipe, snapshot = _open(run, (), allow_plugins, checkpoint)
+        about = snapshot.values["input"]
+        channels, height, width = about["shape"]
+        batch = np.stack([_fit(decode(p, channels, min(height, width)), p, (height, width)) for p in pictures])
+        recipe, _ = settle(recipe, world, (height, width, channels))
+        inputs = make_inputs(recipe.augment, recipe.seed, recipe.memory_format, _statistics(about), registry)
+        model = _model(recipe, snapshot, world.device)
+        found = []
+        with torch.no_grad(), world.autocast(recipe.precision):
+            for start in range(0, len(batch), recipe.batch_size):
+                images = torch.from_numpy(batch[start : start + recipe.batch_size]).to(world.device).permute(0, 3, 1, 2)
+                prepared = inputs.pictures(images, draws(recipe.seed, 0, torch.arange(len(images), device=world.device)), training=False)
+                found.append(model(prepared).float().softmax(1).cpu())
+    likely = torch.cat(found).topk(min(top, len(about["classes"])), dim=1)
+    return [
+        {"file": str(file), "classes": [{"class": about["classes"][c], "probability": p} for p, c in zip(values, indices, strict=True)]}
+        for file, values, indices in zip(pictures, likely.values.tolist(), likely.indices.tolist(), strict=True)
+    ]
+
+
+def _fit(picture: np.ndarray, file: Path, size: tuple[int, int]) -> np.ndarray:
+    if picture.shape[:2] != size:
+        raise UserError(f"{file} is {picture.shape[1]} x {picture.shape[0]} pixels after scaling, and the model was trained on {size[1]} x {size[0]}")
+    return picture

@@ -1,0 +1,224 @@
+"""Pictures in a folder for each class."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from trainrun.errors import UserError
+from trainrun.parts.datasets.listing import Files, class_folders, list_pictures, validation_folder
+from trainrun.parts.datasets.pictures import BadPicture, decode, printable, torchcodec_decoder
+from trainrun.parts.datasets.splits import Data, Split
+from trainrun.parts.datasets.verify import Verdict, verify
+from trainrun.recipe.registry import part
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_SHOWN = 20
+_SKIPPED_AT_MOST = 0.001
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """Decodes the files of a split: `members` are their indices among all files."""
+
+    files: Files
+    members: np.ndarray
+    shape: tuple[int, int, int]
+    size: int | None
+    decoder: str
+
+    def __call__(self, ids: Sequence[int]) -> np.ndarray:
+        import numpy as np
+
+        height, width, channels = self.shape
+        pictures = np.empty((len(ids), height, width, channels), np.uint8)
+        bad: list[tuple[str, str]] = []
+        for place, sample in enumerate(ids):
+            index = int(self.members[sample])
+            try:
+                picture = decode(self.files.path(index), channels, self.size, decoder=self.decoder)
+            except BadPicture as error:
+                bad.append((self.files.shown(index), printable(str(error))))
+                continue
+            except OSError as error:
+                bad.append((self.files.shown(index), error.strerror or type(error).__name__))
+                continue
+            if picture.shape != self.shape:
+                raise _differs(self.files.shown(index), picture.shape, self.shape)
+            pictures[place] = picture
+        if bad:
+            raise UserError(_list_bad(bad, len(ids)))
+        return pictures
+
+    def source(self, sample: int) -> str:
+        """The file of a sample, as messages show it."""
+        return self.files.shown(int(self.members[sample]))
+
+
+def _differs(name: str, found: Sequence[int], expected: Sequence[int]) -> UserError:
+    side = min(expected[:2])
+    return UserError(
+        f"{name} has {found[0]} x {found[1]} pixels (height x width), the first picture {expected[0]} x {expected[1]}; "
+        f"all must have one size: write data.size={side} to resize the shorter side and cut out the middle square"
+    )
+
+
+def _list_bad(bad: Sequence[tuple[str, str]], count: int) -> str:
+    lines = [f"{len(bad)} of {count} pictures cannot be read:", *(f"  {name}: {reason}" for name, reason in bad[:_SHOWN])]
+    if len(bad) > _SHOWN:
+        lines.append(f"  and {len(bad) - _SHOWN} more")
+    return "\n".join(lines)
+
+
+def _drop_bad(named: list[tuple[str, str]], count: int, on_bad_image: str) -> tuple[tuple[str, str], ...]:
+    """The pictures to skip, or an error that lists them."""
+    if not named:
+        return ()
+    listed = _list_bad(named, count)
+    if on_bad_image == "error":
+        raise UserError(f"{listed}\nrepair or remove them, or write data.on_bad_image=skip, which leaves out up to 0.1 % of the files")
+    if len(named) > count * _SKIPPED_AT_MOST:
+        raise UserError(f"{listed}\ndata.on_bad_image=skip leaves out at most 0.1 % of the files; repair or remove some")
+    return tuple(named)
+
+
+def _held_out(files: Files, good: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Which of the good files are for validation: of each class the given fraction, those with the smallest hash of (seed, path)."""
+    import numpy as np
+
+    words = (hashlib.blake2b(f"{seed}/{files.relative(int(i))}".encode("utf-8", "surrogateescape"), digest_size=8) for i in good)
+    keys = np.array([int.from_bytes(word.digest()) for word in words], dtype=np.uint64)
+    labels = files.labels[good]
+    chosen = np.zeros(len(good), dtype=bool)
+    order = np.lexsort((keys, labels))
+    starts = np.searchsorted(labels[order], np.arange(len(files.classes) + 1))
+    for start, stop in itertools.pairwise(starts):
+        count = int(stop - start)
+        chosen[order[start : start + min(count - 1, max(1, round(count * fraction)))]] = True
+    return chosen
+
+
+@part("data")
+def folder(
+    *,
+    root: Annotated[str, Field(min_length=1, description="The folder that holds train/ and val/, or the class folders.")],
+    validation: Annotated[
+        float | None, Field(gt=0, lt=1, description="Fraction of each class that is held out for validation, where there is no val folder.")
+    ] = None,
+    split_seed: Annotated[int, Field(ge=0, lt=1 << 63, description="Another number holds out other pictures.")] = 0,
+    size: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=4096,
+            description="Pixels: resize the shorter side to this and cut out the middle square; null takes pictures as they are.",
+        ),
+    ] = None,
+    channels: Annotated[Literal[1, 3], Field(description="1 for grey, 3 for colour.")] = 3,
+    on_bad_image: Annotated[
+        Literal["error", "skip"],
+        Field(description="What to do about pictures that cannot be read; skip leaves out up to 0.1 % of the files."),
+    ] = "error",
+    verify: Annotated[
+        Literal["full", "sample", "off"], Field(description="Decode every file, 1,000 of them or none before the run; full is remembered.")
+    ] = "full",
+    decoder: Annotated[Literal["pillow", "torchcodec"], Field(description="What decodes JPEG; torchcodec is an extra.")] = "pillow",
+) -> Data:
+    """Pictures in a folder for each class: root/train and root/val, or one folder of class folders and `validation`.
+
+    The validation folder may be called val, valid or validation; a test folder takes its place only where there is none
+    of these and `validation` is not given. With neither, there is no validation. Class names are the folder names, sorted.
+    Pictures are uint8 [height, width, channels]; without `size` all must have one size. JPEG, PNG, WebP, BMP, GIF, TIFF
+    and PPM are read, turned upright as their EXIF says, transparency laid on white, 16-bit grey scaled to 8 bits.
+    Hidden files, links to folders inside root, FIFOs and files with other suffixes are passed over.
+    Which pictures `validation` holds out depends on their paths and `split_seed` only, so adding some moves few others.
+    """
+    import numpy as np
+
+    top = os.path.expanduser(root)
+    if not os.path.isdir(top):
+        what = "is not a folder" if os.path.exists(top) else f"does not exist (looked from {printable(os.getcwd())})"
+        raise UserError(f"data.root: {printable(root)} {what}; write data.root=PATH with a folder of class folders")
+    if decoder == "torchcodec":
+        torchcodec_decoder()
+    parts = _layout(top, validation)
+    good, bad, shape = _check(parts, size, channels, verify, decoder)
+    skipped = _drop_bad(bad, sum(len(files) for files in parts), on_bad_image)
+
+    def split(files: Files, members: np.ndarray) -> Split:
+        words = hashlib.sha256(json.dumps([files.digest, size, channels, decoder, shape]).encode())
+        words.update(np.ascontiguousarray(members).data)
+        read = _Pictures(files, members, shape, size, decoder)
+        return Split(files.labels[members], shape, read, words.hexdigest(), read.source, cache=True)
+
+    train, classes = parts[0], parts[0].classes
+    if missing := sorted(set(range(len(classes))) - set(train.labels[good[0]].tolist())):
+        raise UserError(f"data.root: no readable picture is left in class {classes[missing[0]]}")
+    if validation is not None:
+        chosen = _held_out(train, good[0], validation, split_seed)
+        if not chosen.any():
+            raise UserError("data.validation: every class has one picture only, so none can be held out; remove data.validation")
+        return Data(split(train, good[0][~chosen]), split(train, good[0][chosen]), classes, skipped=skipped)
+    held_out = split(parts[1], good[1]) if len(parts) > 1 else None
+    return Data(split(train, good[0]), held_out, classes, skipped=skipped)
+
+
+def _layout(top: str, validation: float | None) -> list[Files]:
+    """The files of the training side and, if a folder of its own holds it, of the validation side, labelled by train's classes."""
+    import numpy as np
+
+    inside = os.path.join(top, "train")
+    if not (os.path.isdir(inside) and class_folders(inside)):  # a class may be called train: then it holds pictures, not folders
+        return [list_pictures(top)]
+    side = validation_folder(top)
+    if side and validation is not None:
+        raise UserError(f"data.validation: {printable(top)} has a folder {side} for validation; remove data.validation, or the folder")
+    if side is None and validation is None and os.path.isdir(os.path.join(top, "test")):
+        side = "test"
+    train = list_pictures(top, "train")
+    if side is None:
+        return [train]
+    held_out = list_pictures(top, side)
+    if extra := [name for name in held_out.classes if name not in set(train.classes)]:
+        raise UserError(
+            f"data.root: {printable(top)}/{side} has a class {extra[0]} that train lacks"
+            + (f" (and {len(extra) - 1} more)" if len(extra) > 1 else "")
+            + "; the class folders of both must have the same names"
+        )
+    label_of = np.array([train.classes.index(name) for name in held_out.classes], dtype=np.int64)
+    return [train, Files(top, held_out.joined, held_out.ends, label_of[held_out.labels], train.classes, held_out.digest)]
+
+
+def _check(
+    parts: list[Files], size: int | None, channels: int, mode: str, decoder: str
+) -> tuple[list[np.ndarray], list[tuple[str, str]], tuple[int, int, int]]:
+    """The indices of the good files of each part, the bad ones by name, and the shape all pictures get."""
+    import numpy as np
+
+    good, bad = [], []
+    shape = (size, size, channels) if size else None
+    for files in parts:
+        if size and mode == "off":
+            verdict = Verdict({}, shape)
+        else:
+            verdict = verify(files.path, len(files), mode, channels, decoder, files.digest)
+        bad += [(files.shown(index), printable(reason)) for index, reason in sorted(verdict.bad.items())]
+        good.append(np.setdiff1d(np.arange(len(files), dtype=np.int64), np.fromiter(verdict.bad, np.int64, len(verdict.bad))))
+        if not size and verdict.shape:
+            shape = shape or verdict.shape
+            if verdict.shape != shape:
+                raise _differs(files.shown(int(good[-1][0])), verdict.shape, shape)
+            if verdict.odd is not None and verdict.odd_shape is not None:
+                raise _differs(files.shown(verdict.odd), verdict.odd_shape, shape)
+    if shape is None:
+        raise UserError(_list_bad(bad, sum(len(files) for files in parts)))
+    return good, bad, shape

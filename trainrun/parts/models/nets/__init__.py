@@ -1,0 +1,1 @@
+"""Everything about the networks that needs torch: those written here, and those built from torchvision and timm."""

@@ -1,0 +1,48 @@
+"""The kinds of part a recipe can name, and the options that every part of a kind takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Options(BaseModel):
+    """A closed, frozen set of options: an unknown one is a mistake, no value is coerced into another type, no number is NaN or infinite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class DataOptions(Options):
+    """What every data set takes besides its own options: how its pictures reach the device."""
+
+    resident: Annotated[
+        Literal["auto", "yes", "no"],
+        Field(description="Hold the decoded pictures on the device; auto does where they fill at most half of its free memory."),
+    ] = "auto"
+    cache: Annotated[bool, Field(description="Keep decoded pictures on disk, so that the next start need not decode.")] = True
+    workers: Annotated[
+        int | None, Field(ge=0, le=256, description="Processes that decode; the default is the number of usable cores, at most 8.")
+    ] = None
+    timeout: Annotated[float, Field(gt=0, description="Seconds without a batch after which a worker counts as stuck.")] = 120.0
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of part: what it is, in one line, and the options all its parts share."""
+
+    summary: str
+    common: type[Options] = Options
+
+
+KINDS: dict[str, Kind] = {
+    "data": Kind("where the pictures and labels come from", DataOptions),
+    "model": Kind("the network"),
+    "initializer": Kind("how weights are drawn before the first step"),
+    "optimizer": Kind("how a gradient becomes an update"),
+    "warmup": Kind("how the learning rate rises at the start"),
+    "decay": Kind("how the learning rate falls afterwards"),
+    "augment": Kind("what is done to each picture before the network sees it"),
+    "loss": Kind("what is minimised"),
+}

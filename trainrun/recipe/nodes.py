@@ -1,0 +1,57 @@
+"""Part nodes: the name and options that a person wrote, validated against the part's signature."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from trainrun.errors import Mistake
+from trainrun.recipe import words
+from trainrun.recipe.explain import mistakes_of, unknown_option
+from trainrun.recipe.layers import PART_LISTS, PARTS, Layer, default_part
+from trainrun.recipe.registry import PartNode, Registry
+from trainrun.recipe.yaml import Keys
+
+
+def resolve_parts(layer: Layer, registry: Registry, mistakes: list[Mistake], complete: bool) -> dict[str, Any]:
+    """The layer's data with a PartNode wherever the schema wants one; mistakes are noted and stand-ins put in their place.
+
+    Where the registry is not `complete`, because a plugin could not be loaded, an unknown name is no mistake.
+    """
+    data: dict[str, Any] = {key: dict(value) if isinstance(value, dict) else value for key, value in layer.data.items()}
+    for at, kind in PARTS.items():
+        parent = data if len(at) == 1 else data.get(str(at[0]))
+        key = str(at[-1])
+        if not isinstance(parent, dict) or (key not in parent and default_part(at) is None):
+            continue
+        raw = parent[key] if key in parent else default_part(at)
+        parent[key] = _node(layer, registry, kind, raw, at, mistakes, complete)
+    for name, kind in PART_LISTS.items():
+        if isinstance(data.get(name), list):
+            data[name] = [_node(layer, registry, kind, raw, (name, n), mistakes, complete) for n, raw in enumerate(data[name])]
+    return data
+
+
+def _node(layer: Layer, registry: Registry, kind: str, raw: Any, at: Keys, mistakes: list[Mistake], complete: bool) -> PartNode:
+    stand_in = PartNode(kind, "", {})
+    expected = f"expected the name of a part (trainrun list {kind})"
+    options = {k: v for k, v in raw.items() if k != "name"} if isinstance(raw, dict) else {}
+    if isinstance(raw, dict) and "name" not in raw:
+        hint = next((f"name: {key}" for key in raw if registry.get(kind, key)), None)
+        mistakes.append(layer.missing((*at, "name"), f"missing; {expected}", hint))
+        return stand_in
+    name = raw["name"] if isinstance(raw, dict) else raw
+    here = (*at, "name") if isinstance(raw, dict) else at
+    part = registry.get(kind, name) if isinstance(name, str) and "*" not in name else None
+    if part is None:
+        if complete or not isinstance(name, str):
+            near = registry.nearest(kind, name) if isinstance(name, str) else "none" if registry.get(kind, "none") and not raw else None
+            mistakes.append(layer.at_value(here, f"found {words.found(name)}; {expected}", None if near and "*" in near else near))
+        return stand_in
+    try:
+        valid = part.options.model_validate(options)
+    except ValidationError as error:
+        mistakes += mistakes_of(error, part.options, options, at, layer, lambda key: unknown_option(layer, registry, part, key, len(at)))
+        return stand_in
+    return PartNode(kind, part.name, {option: getattr(valid, option) for option in type(valid).model_fields})

@@ -1,0 +1,234 @@
+"""Settings that contradict each other, or that would have no effect: small checks on a recipe that is valid field by field."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trainrun.recipe.durations import Duration
+from trainrun.recipe.layers import Source, default_part, part_kind
+from trainrun.recipe.registry import PartNode, Registry
+from trainrun.recipe.schema import Recipe
+from trainrun.recipe.yaml import Keys
+
+Fault = tuple[str, str, str | None]  # dotted path, message, suggestion
+
+
+@dataclass(frozen=True)
+class Sense:
+    """What a check looks at: the recipe, where its values come from, and the registry's facts."""
+
+    recipe: Recipe
+    sources: Mapping[Keys, Source]
+    registry: Registry
+
+    def wrote(self, *at: str | int) -> bool:
+        """Whether the person asked for this value: written in the recipe, or in an override.
+
+        A resolved recipe has everything written out, so there only what differs from its default counts.
+        What an extended file sets is meant for many recipes and need not have an effect in each.
+        """
+        source = self.sources.get(at)
+        if source is None or source.kind not in ("file", "override"):
+            return False
+        if source.kind == "override" or not self.complete:
+            return True
+        value = self.value(at)
+        return (str(value) if isinstance(value, Duration) else value) != self.default(at)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every field is written, as in the recipe that a run directory holds."""
+        return all((name,) in self.sources for name in Recipe.model_fields)
+
+    def value(self, at: Keys) -> Any:
+        """The value at a path."""
+        value: Any = self.recipe
+        for key in at:
+            value = value[key] if isinstance(key, int) else getattr(value, key)
+        return value
+
+    def default(self, at: Keys) -> Any:
+        """The default at a path, as the schema or the part's signature writes it."""
+        holder = self.value(at[:-1])
+        if isinstance(holder, PartNode):
+            part = self.registry.get(holder.kind, holder.name)
+            if at[-1] == "name" or part is None:
+                return default_part(at[:-1])
+            return part.options.model_fields[str(at[-1])].default
+        default = type(holder).model_fields[str(at[-1])].default
+        return str(default) if part_kind(at) else default
+
+    def short_trial(self) -> bool:
+        """Whether the length was cut down for a quick look, which may leave milestones beyond the end."""
+        source = self.sources.get(("epochs",))
+        return self.complete or source is None or source.kind == "override"
+
+
+def contradictions(recipe: Recipe, sources: Mapping[Keys, Source], registry: Registry) -> list[Fault]:
+    """Every fault that a check finds, in the order of the checks."""
+    sense = Sense(recipe, sources, registry)
+    return [fault for check in CHECKS for fault in check(sense)]
+
+
+def _longer(a: Duration | None, b: Duration, or_equal: bool = True) -> bool:
+    """Whether `a` is the longer of two lengths that can be compared without knowing the data."""
+    return a is not None and a.unit == b.unit and (a.value > b.value or (or_equal and a.value == b.value))
+
+
+def micro_batch_fits(sense: Sense) -> Iterator[Fault]:
+    batch, micro = sense.recipe.batch_size, sense.recipe.micro_batch
+    if micro is not None and micro > batch:
+        yield "micro_batch", f"{micro} is larger than batch_size, {batch}", None
+
+
+def stop_at_stops(sense: Sense) -> Iterator[Fault]:
+    if _longer(sense.recipe.stop_at, sense.recipe.epochs):
+        yield "stop_at", f"{sense.recipe.stop_at} is no earlier than the end, epochs: {sense.recipe.epochs}, so it has no effect", None
+
+
+def checkpoint_keep_counts(sense: Sense) -> Iterator[Fault]:
+    if sense.recipe.checkpoint.every == "off" and sense.wrote("checkpoint", "keep"):
+        yield "checkpoint.keep", "has no effect with checkpoint.every: off", None
+
+
+def nesterov_has_momentum(sense: Sense) -> Iterator[Fault]:
+    options = sense.recipe.optimizer.options
+    if options.get("nesterov") is True and options.get("momentum") == 0:
+        yield "optimizer.nesterov", "has no effect with momentum: 0", None
+
+
+def nesterov_without_dampening(sense: Sense) -> Iterator[Fault]:
+    options = sense.recipe.optimizer.options
+    if options.get("nesterov") is True and options.get("momentum") and options.get("dampening"):
+        yield "optimizer.dampening", "nesterov momentum has no dampening; write dampening: 0", None
+
+
+def dampening_has_momentum(sense: Sense) -> Iterator[Fault]:
+    options = sense.recipe.optimizer.options
+    if options.get("dampening") and options.get("momentum") == 0:
+        yield "optimizer.dampening", "has no effect with momentum: 0", None
+
+
+def no_validation(sense: Sense) -> str | None:
+    """Why the recipe's data has no validation samples, if that is known before it is read."""
+    data = sense.recipe.data
+    part = sense.registry.get("data", data.name)
+    if part and part.facts.get("validation", True) is False:
+        return f"{data.name} has no validation samples"
+    for option in ("validation", "validation_size"):
+        value = data.options.get(option)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and value == 0:
+            return f"data.{option} is 0"
+    return None
+
+
+def early_stopping_has_validation(sense: Sense) -> Iterator[Fault]:
+    if sense.recipe.early_stopping and (reason := no_validation(sense)):
+        yield "early_stopping", f"needs validation samples, but {reason}", None
+
+
+def evaluation_has_validation(sense: Sense) -> Iterator[Fault]:
+    if (reason := no_validation(sense)) and sense.wrote("evaluate", "every"):
+        yield "evaluate.every", f"has no effect: {reason}", None
+
+
+def early_stopping_can_stop(sense: Sense) -> Iterator[Fault]:
+    stopping, every, epochs = sense.recipe.early_stopping, sense.recipe.evaluate.every, sense.recipe.epochs
+    if stopping and not stopping.restore_best and not sense.short_trial() and every.unit == epochs.unit and no_validation(sense) is None:
+        evaluations = epochs.value / every.value
+        if stopping.patience >= evaluations:
+            yield "early_stopping.patience", f"{stopping.patience} evaluations never pass in {epochs} with one each {every}", None
+
+
+def initializer_draws_weights(sense: Sense) -> Iterator[Fault]:
+    initializer, model = sense.recipe.initializer, sense.recipe.model
+    if initializer.name != "default" and model.options.get("weights") is not None:
+        yield "initializer", f"{initializer.name} would overwrite model.weights: {model.options['weights']}; write one of the two", None
+
+
+def multistep_has_one_rule(sense: Sense) -> Iterator[Fault]:
+    decay = sense.recipe.schedule.decay
+    if decay.options.get("values") is not None and sense.wrote("schedule", "decay", "gamma"):
+        yield "schedule.decay.gamma", "has no effect where values are given; write one of the two", None
+
+
+def multistep_values_match(sense: Sense) -> Iterator[Fault]:
+    options = sense.recipe.schedule.decay.options
+    at, values = options.get("at"), options.get("values")
+    if isinstance(at, list) and isinstance(values, list) and len(at) != len(values):
+        yield "schedule.decay.values", f"found {len(values)}; expected one for each of the {len(at)} milestones in at", None
+
+
+def milestones_rise(sense: Sense) -> Iterator[Fault]:
+    milestones = sense.recipe.schedule.decay.options.get("at")
+    for n, (before, after) in enumerate(_pairs(milestones)):
+        if _longer(before, after):
+            yield f"schedule.decay.at.{n + 1}", f"{after} does not come after {before}; milestones must rise", None
+
+
+def milestones_are_reached(sense: Sense) -> Iterator[Fault]:
+    milestones = sense.recipe.schedule.decay.options.get("at")
+    if not sense.short_trial():
+        for n, milestone in enumerate(milestones if isinstance(milestones, list) else []):
+            if _longer(milestone, sense.recipe.epochs) or str(milestone) == "100%":
+                yield f"schedule.decay.at.{n}", f"{milestone} is never reached, epochs: {sense.recipe.epochs}, so it has no effect", None
+
+
+def _pairs(milestones: Any) -> Iterator[tuple[Duration, Duration]]:
+    return itertools.pairwise(milestones) if isinstance(milestones, list) else iter(())
+
+
+def warmup_ends(sense: Sense) -> Iterator[Fault]:
+    length = sense.recipe.schedule.warmup.options.get("for")
+    if isinstance(length, Duration) and not sense.short_trial() and _longer(length, sense.recipe.epochs, or_equal=False):
+        yield "schedule.warmup.for", f"{length} is longer than the training, epochs: {sense.recipe.epochs}", None
+
+
+def timeout_has_workers(sense: Sense) -> Iterator[Fault]:
+    if sense.recipe.data.options.get("workers") == 0 and sense.wrote("data", "timeout"):
+        yield "data.timeout", "has no effect with workers: 0", None
+
+
+def normalize_once(sense: Sense) -> Iterator[Fault]:
+    places = [n for n, node in enumerate(sense.recipe.augment) if node.name == "normalize"]
+    for n in places[1:]:
+        yield f"augment.{n}", f"normalizes a second time, after augment.{places[0]}", None
+
+
+def slope_is_used(sense: Sense) -> Iterator[Fault]:
+    nonlinearity = sense.recipe.initializer.options.get("nonlinearity", "leaky_relu")
+    if nonlinearity != "leaky_relu" and sense.wrote("initializer", "slope"):
+        yield "initializer.slope", f"has no effect with nonlinearity: {nonlinearity}", None
+
+
+def plugins_once(sense: Sense) -> Iterator[Fault]:
+    first = {entry: n for n, entry in reversed(list(enumerate(sense.recipe.plugins)))}
+    for n, entry in enumerate(sense.recipe.plugins):
+        if first[entry] < n:
+            yield f"plugins.{n}", "is listed twice", None
+
+
+CHECKS: tuple[Callable[[Sense], Iterator[Fault]], ...] = (
+    micro_batch_fits,
+    stop_at_stops,
+    checkpoint_keep_counts,
+    nesterov_has_momentum,
+    nesterov_without_dampening,
+    dampening_has_momentum,
+    early_stopping_has_validation,
+    evaluation_has_validation,
+    early_stopping_can_stop,
+    initializer_draws_weights,
+    multistep_has_one_rule,
+    multistep_values_match,
+    milestones_rise,
+    milestones_are_reached,
+    warmup_ends,
+    timeout_has_workers,
+    normalize_once,
+    slope_is_used,
+    plugins_once,
+)
