@@ -18,7 +18,9 @@ app = typer.Typer(
 )  # fmt: skip
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped config.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace those of the recipe: schedule.lr=0.05")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace those of the recipe: schedule.lr=0.05")
+]
 Set = Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="The same, as an option.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; everything for people goes to stderr.")]
 Plugins = Annotated[bool, typer.Option("--allow-plugins", help="Run the Python files that the recipe names under plugins.")]
@@ -43,7 +45,9 @@ def fit(
     overrides: Overrides = None,
     set_: Set = None,
     out: Annotated[Path | None, typer.Option(help="The run directory; by default runs/NAME/NNN.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, or with the last unfinished run of this recipe.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out, or with the last unfinished run of this recipe.")
+    ] = False,
     exact: Annotated[bool, typer.Option("--exact", help="Refuse to resume where the numbers could differ in a bit.")] = False,
     allow_plugins: Plugins = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings only.")] = False,
@@ -114,7 +118,9 @@ def show(
 
 @app.command(name="list")
 def list_(
-    kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help="data, model, initializer, optimizer, warmup, decay, augment or loss.")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(metavar="[KIND]", help="data, model, initializer, optimizer, warmup, decay, augment or loss.")
+    ] = None,
     plugins: Annotated[list[str] | None, typer.Option("--plugins", help="Also run this Python file and list its parts.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -126,14 +132,18 @@ def list_(
     from trainrun.report.catalogue import catalogue, print_catalogue
 
     # Naming a file on the command line is the permission to run it.
-    named = Layer({"plugins": plugins or []}, values={("plugins", n): Source("override", f"--plugins {p}") for n, p in enumerate(plugins or [])})
+    named = Layer(
+        {"plugins": plugins or []}, values={("plugins", n): Source("override", f"--plugins {p}") for n, p in enumerate(plugins or [])}
+    )
     if mistakes := load_plugins(named, True, registry):
         raise RecipeError(mistakes)
     plural = (kind or "").rstrip("s").replace("dataset", "data").replace("augmentation", "augment").replace("losse", "loss")
     chosen = kind if kind is None or kind in KINDS else plural if plural in KINDS else None
     if kind is not None and chosen is None:
         near = nearest(kind, KINDS)
-        raise UserError(f"there is no kind of part called {kind!r}; there are {', '.join(KINDS)}" + (f"; did you mean {near}?" if near else ""))
+        raise UserError(
+            f"there is no kind of part called {kind!r}; there are {', '.join(KINDS)}" + (f"; did you mean {near}?" if near else "")
+        )
     if as_json:
         _print_json(catalogue(chosen))
     else:
@@ -141,12 +151,14 @@ def list_(
 
 
 @app.command()
-def schema() -> None:
+def schema(
+    partial: Annotated[bool, typer.Option("--partial", help="For recipes that others extend: nothing is required.")] = False,
+) -> None:
     """Print the JSON Schema of recipes, with which an editor completes and checks them."""
     import trainrun.parts  # noqa: F401 - fills the registry
     from trainrun.recipe.jsonschema import json_schema
 
-    _print_json(json_schema())
+    _print_json(json_schema(partial=partial))
 
 
 @app.command()
@@ -182,7 +194,9 @@ def eval_(
     if as_json:
         _print_json(found)
     else:
-        print(f"{run}, step {found['step']:,}: val loss {found['val_loss']:.4f}, val accuracy {found['val_accuracy']:.2%} on {found['samples']:,} pictures")
+        print(
+            f"{run}, step {found['step']:,}: val loss {found['val_loss']:.4f}, val accuracy {found['val_accuracy']:.2%} on {found['samples']:,} pictures"
+        )
         print(f"next: trainrun predict {run} IMAGE", file=sys.stderr)
 
 

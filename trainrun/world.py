@@ -127,7 +127,9 @@ def enter() -> Iterator[World]:
     rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", size))
     if cuda and local_rank >= torch.cuda.device_count():
-        raise UserError(f"process {local_rank} finds {torch.cuda.device_count()} GPUs here; start at most one process a GPU with --nproc-per-node")
+        raise UserError(
+            f"process {local_rank} finds {torch.cuda.device_count()} GPUs here; start at most one process a GPU with --nproc-per-node"
+        )
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)

@@ -209,7 +209,9 @@ class Checkpoints:
             except Damaged as error:
                 damage.append(str(error))
         if damage:
-            raise UserError("no checkpoint of this run can be used:\n" + "\n".join(damage) + "\nstart afresh with another --out, or restore these files")
+            raise UserError(
+                "no checkpoint of this run can be used:\n" + "\n".join(damage) + "\nstart afresh with another --out, or restore these files"
+            )
         return None, damage
 
     def named(self, name: str) -> Snapshot:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -48,7 +49,7 @@ def _sums(
     totals = torch.zeros(2, dtype=torch.float64, device=world.device)
     arriving = feed(batches, 0, [len(b) for b in batches])
     # Every process makes as many rounds as the longest share needs, because checking may be a collective decision.
-    for _ in range(-(-(-(-len(everyone) // world.size)) // batch_size)):
+    for _ in range(math.ceil(math.ceil(len(everyone) / world.size) / batch_size)):
         check()
         batch = next(arriving, None)
         if batch is not None and len(batch):

@@ -75,6 +75,7 @@ class Feed(abc.ABC):
             there = ids.to(self.device, non_blocking=True)
             yield Batch(images.permute(0, 3, 1, 2), self.labels[there], there, epoch, whole)
 
+    @abc.abstractmethod
     def close(self) -> None:
         """Let go of workers."""
 
@@ -91,6 +92,9 @@ class Resident(Feed):
     def fetch(self, batches: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
         for ids in batches:
             yield self.pictures.index_select(0, ids.to(self.device, non_blocking=True))
+
+    def close(self) -> None:
+        """There are no workers."""
 
 
 class _Reader(Dataset[Any]):
@@ -165,10 +169,10 @@ class Streamed(Feed):
         iterator = getattr(self._loader, "_iterator", None)
         self._loader = None
         if iterator is not None:
-            for worker in iterator._workers:  # they ignore SIGTERM, so torch's own shutdown would wait for a stuck one
+            iterator._shutdown_workers()
+            for worker in iterator._workers:  # they ignore SIGTERM, with which torch ends those that are stuck
                 with contextlib.suppress(OSError):
                     worker.kill()
-            iterator._shutdown_workers()
 
 
 def _lost_worker(error: BaseException) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -74,7 +75,15 @@ def _check(loaded: Loaded, recipe: Recipe, data: Data) -> None:
 
 
 def _in_directory(
-    recipe: Recipe, where: Path, going_on: bool, world: World, data: Data, signals: Signals, console: Console, exact: bool, allow_plugins: bool
+    recipe: Recipe,
+    where: Path,
+    going_on: bool,
+    world: World,
+    data: Data,
+    signals: Signals,
+    console: Console,
+    exact: bool,
+    allow_plugins: bool,
 ) -> dict[str, Any]:
     digest = "+".join(split.digest for split in (data.train, data.validation) if split is not None)
     facts = directory.fingerprint(world, recipe, digest)
@@ -113,7 +122,9 @@ def _compare(where: Path, recipe: Recipe, allow_plugins: bool) -> None:
     saved = load(where / "recipe.yaml", allow_plugins=allow_plugins).recipe
     if found := directory.differences(saved, recipe):
         raise UserError(
-            f"{where} was started with other settings:\n  " + "\n  ".join(found) + "\nput them back to go on with it, or leave --resume out for a new run"
+            f"{where} was started with other settings:\n  "
+            + "\n  ".join(found)
+            + "\nput them back to go on with it, or leave --resume out for a new run"
         )
 
 
@@ -157,23 +168,30 @@ def _room(run: Run, where: Path) -> None:
     weights = sum(t.nbytes for t in run.model.state_dict().values())
     needed, free = 3 * weights * (4 if run.recipe.ema else 3), shutil.disk_usage(where).free
     if free < needed:
-        raise UserError(f"{where} has {free / 2**20:,.0f} MiB free, and three checkpoints may take {needed / 2**20:,.0f} MiB; make room or choose --out")
+        raise UserError(
+            f"{where} has {free / 2**20:,.0f} MiB free, and three checkpoints may take {needed / 2**20:,.0f} MiB; make room or choose --out"
+        )
 
 
 def _header(run: Run, console: Console, where: Path, snapshot: Snapshot | None) -> None:
     recipe, world, plan = run.recipe, run.world, run.plan
     parameters = sum(p.numel() for p in run.model.parameters())
-    accumulation = -(-(-(-recipe.batch_size // world.size)) // run.micro_batch_size)
+    accumulation = math.ceil(math.ceil(recipe.batch_size / world.size) / run.micro_batch_size)
     place = "resident on the device" if run.training.resident else "streamed by workers"
     validation = f"{len(run.validation):,} for validation" if run.validation else "no validation"
     console.say(f"{recipe.name}: {recipe.model.name} on {recipe.data.name}", "bold")
-    console.say(f"  device      {world.device_name}{f', {world.size} processes' if world.size > 1 else ''}; {recipe.precision}, {recipe.memory_format}")
+    console.say(
+        f"  device      {world.device_name}{f', {world.size} processes' if world.size > 1 else ''}; {recipe.precision}, {recipe.memory_format}"
+    )
     console.say(f"  model       {parameters:,} parameters, {len(run.data.classes)} classes")
     console.say(f"  data        {len(run.training):,} pictures of {'x'.join(str(n) for n in run.data.train.shape)}, {validation}; {place}")
     console.say(
         f"  batch       {recipe.batch_size} = {run.micro_batch_size} x {accumulation} x {world.size} (micro-batch x accumulation x processes)"
     )
-    console.say(f"  training    {plan.steps_per_epoch:,} steps an epoch, {plan.stop:,} steps" + (f" of {plan.total:,}" if plan.stop < plan.total else ""))
+    console.say(
+        f"  training    {plan.steps_per_epoch:,} steps an epoch, {plan.stop:,} steps"
+        + (f" of {plan.total:,}" if plan.stop < plan.total else "")
+    )
     console.say(f"  run         {where}")
     if snapshot:
         console.say(f"  resumed     at step {run.state.step:,}, epoch {run.epoch:.2f}")
@@ -196,7 +214,10 @@ def _train(run: Run, where: Path, console: Console) -> dict[str, Any]:
     result = _end(run, where, stop, console)
     if stop == "signal":
         number = run.signals.stop or signal.SIGTERM  # another process of this run was asked to stop
-        raise Stopped(number, f"stopped by {signal.Signals(number).name} at step {run.state.step}; everything is saved. Go on with the same command and --resume")
+        raise Stopped(
+            number,
+            f"stopped by {signal.Signals(number).name} at step {run.state.step}; everything is saved. Go on with the same command and --resume",
+        )
     return result
 
 
@@ -248,4 +269,3 @@ def _summary(run: Run, where: Path, result: dict[str, Any], console: Console) ->
     console.say(f"  weights     {where / result['checkpoint'] / 'model.safetensors'}")
     console.say(f"  figures     {where / 'metrics.jsonl'}")
     console.say(f"  next        trainrun {'eval' if run.validation else 'predict'} {where}{'' if run.validation else ' IMAGE'}")
-

@@ -99,7 +99,9 @@ class Run:
         sample = batch or next(self.batches(max(self.state.step - 1, 0)))
         layers = culprits(self.model, self.inputs(sample, training=True)[0])
         where = f"; first concerned: {', '.join(layers)}" if layers else ""
-        raise NonFinite(f"the {'weights' if ago is None else 'loss'} became NaN or infinite at step {step}, with learning rate {lr:.6g}{where}")
+        raise NonFinite(
+            f"the {'weights' if ago is None else 'loss'} became NaN or infinite at step {step}, with learning rate {lr:.6g}{where}"
+        )
 
     def check(self) -> None:
         """Raise Interrupted if any process is asked to stop; called by all processes together."""
@@ -125,7 +127,9 @@ class Run:
 _SMALL = 16
 
 
-def settle(recipe: Recipe, world: World, shape: tuple[int, int, int] | None = None, parts: Registry = registry) -> tuple[Recipe, dict[str, str]]:
+def settle(
+    recipe: Recipe, world: World, shape: tuple[int, int, int] | None = None, parts: Registry = registry
+) -> tuple[Recipe, dict[str, str]]:
     """The recipe with every automatic value decided for this machine, and the reason of each by its dotted path.
 
     shape: height, width and channels of the pictures, where the data set is at hand.
@@ -196,7 +200,9 @@ def _distinct(recipe: Recipe, plan: Plan, data: Data, world: World) -> None:
     """Refuse what only the data can show to be a mistake."""
     last = len(data.train) - (plan.steps_per_epoch - 1) * recipe.batch_size
     if min(last, recipe.batch_size) < world.size:
-        raise UserError(f"the last batch of an epoch has {last} pictures for {world.size} processes; choose another batch_size than {recipe.batch_size}")
+        raise UserError(
+            f"the last batch of an epoch has {last} pictures for {world.size} processes; choose another batch_size than {recipe.batch_size}"
+        )
     if recipe.early_stopping and data.validation is None:
         raise UserError(f"early_stopping watches {recipe.early_stopping.monitor}, and data {recipe.data.name} has no validation pictures")
 

@@ -109,4 +109,3 @@ class Teller(Silent):
     @property
     def position(self) -> int:  # type: ignore[override]  # a silent one stands still
         return self.journal.position
-

@@ -54,16 +54,18 @@ def evaluate_run(run: Path, overrides: Sequence[str] = (), *, allow_plugins: boo
             with signals.at_once():
                 data = open_data(recipe.data)
                 if data.validation is None:
-                    raise UserError(f"data {recipe.data.name} of {run} has no validation pictures; name some with data.root=... or data.validation=0.1")
+                    raise UserError(
+                        f"data {recipe.data.name} of {run} has no validation pictures; name some with data.root=... or data.validation=0.1"
+                    )
                 if list(data.classes) != about["classes"]:
-                    raise UserError(f"this data has the classes {list(data.classes)[:5]}..., and the run was trained on {about['classes'][:5]}...")
+                    raise UserError(
+                        f"this data has the classes {list(data.classes)[:5]}..., and the run was trained on {about['classes'][:5]}..."
+                    )
                 feed = open_feed(data.validation, recipe.data, world, budget(world))
             recipe, _ = settle(recipe, world, data.validation.shape)
             inputs = make_inputs(recipe.augment, recipe.seed, recipe.memory_format, _statistics(about), registry)
             model = _model(recipe, snapshot, world.device)
-            figures = evaluate(
-                model, feed, inputs, registry.build(recipe.loss), world, recipe.batch_size, recipe.precision, signals.check
-            )
+            figures = evaluate(model, feed, inputs, registry.build(recipe.loss), world, recipe.batch_size, recipe.precision, signals.check)
             feed.close()
         except Interrupted:
             raise Stopped(signals.stop or 2) from None
@@ -102,5 +104,7 @@ def predict(
 
 def _fit(picture: np.ndarray, file: Path, size: tuple[int, int]) -> np.ndarray:
     if picture.shape[:2] != size:
-        raise UserError(f"{file} is {picture.shape[1]} x {picture.shape[0]} pixels after scaling, and the model was trained on {size[1]} x {size[0]}")
+        raise UserError(
+            f"{file} is {picture.shape[1]} x {picture.shape[0]} pixels after scaling, and the model was trained on {size[1]} x {size[0]}"
+        )
     return picture

@@ -75,7 +75,7 @@ def _checked(values: list[float] | None, channels: int) -> list[float] | None:
 
 
 @part("augment", always=True)
-class normalize:  # noqa: N801 - the name a recipe writes
+class normalize:
     """Scale each channel to (x / 255 - mean) / std, in training and in evaluation.
 
     uint8 [B, C, H, W] to float32. Without mean and std those published for the data set are taken, else they are measured
@@ -87,7 +87,9 @@ class normalize:  # noqa: N801 - the name a recipe writes
         published: tuple[tuple[float, ...], tuple[float, ...]],
         *,
         mean: Annotated[list[float] | None, Field(min_length=1, description="Mean of each channel, in 0..1.")] = None,
-        std: Annotated[list[Annotated[float, Field(gt=0)]] | None, Field(min_length=1, description="Standard deviation of each channel, in 0..1.")] = None,
+        std: Annotated[
+            list[Annotated[float, Field(gt=0)]] | None, Field(min_length=1, description="Standard deviation of each channel, in 0..1.")
+        ] = None,
     ) -> None:
         self.mean = tuple(_checked(mean, len(published[0])) or published[0])
         self.std = tuple(_checked(std, len(published[1])) or published[1])

@@ -19,8 +19,8 @@ _EXTENDS: Schema = {
 }
 
 
-def json_schema(registry: Registry = registry) -> Schema:
-    """The schema, draft 2020-12; a recipe that extends another may leave out what that one has."""
+def json_schema(registry: Registry = registry, *, partial: bool = False) -> Schema:
+    """The schema, draft 2020-12; a recipe that extends another, or is `partial` for others to extend, may leave out what they have."""
     whole = copy.deepcopy(Recipe.model_json_schema())
     definitions: Schema = {name: _tidy(body) for name, body in whole.pop("$defs").items() if name in {g.__name__ for g in GROUPS.values()}}
     body = _tidy(whole)
@@ -38,7 +38,7 @@ def json_schema(registry: Registry = registry) -> Schema:
         "title": "trainrun recipe",
         **body,
         "properties": {"extends": _EXTENDS, **body["properties"]},
-        "anyOf": [{"required": ["extends"]}, {"allOf": needs}],
+        **({} if partial else {"anyOf": [{"required": ["extends"]}, {"allOf": needs}]}),
         "$defs": definitions,
     }
 

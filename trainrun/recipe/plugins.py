@@ -46,7 +46,7 @@ def load_plugins(layer: Layer, allowed: bool, registry: Registry) -> list[Mistak
             before = registry.snapshot()
             try:
                 _load(resolved[n], path is not None)
-            except (Exception, SystemExit) as error:  # noqa: BLE001  # a plugin may raise anything
+            except (Exception, SystemExit) as error:  # a plugin may raise anything
                 registry.restore(before)
                 mistakes.append(layer.at_value(at, f"does not import: {_reason(error, str(path) if path else None)}"))
     layer.data["plugins"] = resolved

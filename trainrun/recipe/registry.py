@@ -149,7 +149,9 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 registry = Registry()
 
 
-def part(kind: str, name: str | None = None, *, names: Iterable[str] = (), **facts: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def part(
+    kind: str, name: str | None = None, *, names: Iterable[str] = (), **facts: Any
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a function or class as a part, under its own name, under `name`, or as a family under each of `names`."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:

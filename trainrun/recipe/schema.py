@@ -57,7 +57,9 @@ class Ema(Options):
     """Keep and evaluate an exponential moving average of the weights."""
 
     decay: Annotated[float, Field(gt=0, lt=1, description="Share of the old average kept at each step.")] = 0.999
-    warmup: Annotated[bool, Field(description="Use min(decay, (1 + step) / (10 + step)), so that early averages follow the weights.")] = True
+    warmup: Annotated[bool, Field(description="Use min(decay, (1 + step) / (10 + step)), so that early averages follow the weights.")] = (
+        True
+    )
 
 
 class Checkpoint(Options):
@@ -81,22 +83,31 @@ class Log(Options):
 
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
-NAME_WORDS: dict[str, Any] = {"errorMessage": "a name: up to 100 letters, digits, dots, dashes and underscores, the first a letter or digit"}
+NAME_WORDS: dict[str, Any] = {
+    "errorMessage": "a name: up to 100 letters, digits, dots, dashes and underscores, the first a letter or digit"
+}
 
 
 class Recipe(Options):
     """One experiment."""
 
-    name: Annotated[str, Field(pattern=NAME, description="Name of the experiment, and of its folder under runs/.", json_schema_extra=NAME_WORDS)]
+    name: Annotated[
+        str, Field(pattern=NAME, description="Name of the experiment, and of its folder under runs/.", json_schema_extra=NAME_WORDS)
+    ]
     description: Annotated[str, Field(max_length=2000, description="What the experiment is for.")] = ""
-    plugins: Annotated[list[str], Field(description="Python files or modules with parts of your own; honoured only with --allow-plugins.")] = []
+    plugins: Annotated[
+        list[str], Field(description="Python files or modules with parts of your own; honoured only with --allow-plugins.")
+    ] = []
     seed: Annotated[int, Field(ge=0, lt=2**32, description="Seed of everything random in the run.")] = 0
     data: Annotated[Data, Field(description="Where the pictures and labels come from.")]
     model: Annotated[Model, Field(description="The network.")]
     initializer: Annotated[Initializer, Field(description="How weights are drawn before the first step.")] = "default"  # type: ignore[assignment]
-    batch_size: Annotated[int, Field(ge=1, le=1_000_000, description="Pictures that make one step, over all micro-batches and processes.")] = 128
+    batch_size: Annotated[
+        int, Field(ge=1, le=1_000_000, description="Pictures that make one step, over all micro-batches and processes.")
+    ] = 128
     micro_batch: Annotated[
-        int | None, Field(ge=1, description="Pictures in one forward and backward pass of one process; gradients accumulate up to batch_size.")
+        int | None,
+        Field(ge=1, description="Pictures in one forward and backward pass of one process; gradients accumulate up to batch_size."),
     ] = None
     epochs: Annotated[Epochs, Field(description="Length of the training that the schedule is made for.")]  # type: ignore[valid-type]
     stop_at: Annotated[Epochs | None, Field(description="Stop here, with the schedule still made for the whole of epochs.")] = None  # type: ignore[valid-type]
@@ -109,13 +120,17 @@ class Recipe(Options):
     early_stopping: Annotated[EarlyStopping | None, Field(description="Stop when validation no longer improves.")] = None
     evaluate: Annotated[Evaluate, Field(description="When the validation set is gone through.")] = Evaluate()
     precision: Annotated[
-        Literal["auto", "fp32", "bf16", "fp16"], Field(description="Arithmetic of the forward pass; auto is bf16 where the hardware has it, else fp32.")
+        Literal["auto", "fp32", "bf16", "fp16"],
+        Field(description="Arithmetic of the forward pass; auto is bf16 where the hardware has it, else fp32."),
     ] = "auto"
     memory_format: Annotated[
-        Literal["auto", "channels_last", "contiguous"], Field(description="Layout of pictures in memory; auto is channels_last for convolutional networks.")
+        Literal["auto", "channels_last", "contiguous"],
+        Field(description="Layout of pictures in memory; auto is channels_last for convolutional networks."),
     ] = "auto"
     compile: Annotated[Literal["off", "on"], Field(description="Compile the model with torch.compile.")] = "off"
-    deterministic: Annotated[bool, Field(description="Use only deterministic algorithms on a GPU; a CPU run is deterministic anyway.")] = False
+    deterministic: Annotated[bool, Field(description="Use only deterministic algorithms on a GPU; a CPU run is deterministic anyway.")] = (
+        False
+    )
     checkpoint: Annotated[Checkpoint, Field(description="When the state of the run is saved.")] = Checkpoint()
     log: Annotated[Log, Field(description="What is written about the run while it goes.")] = Log()
 

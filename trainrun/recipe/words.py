@@ -161,7 +161,7 @@ def _as_number(value: Any, schema: Schema, sides: list[Schema]) -> str | None:
         and number <= side.get("maximum", math.inf)
         and side.get("exclusiveMinimum", -math.inf) < number < side.get("exclusiveMaximum", math.inf)
     )
-    return yaml.scalar(number) if inside and yaml.scalar(number) != str(value) or (inside and isinstance(value, str)) else None
+    return yaml.scalar(number) if (inside and yaml.scalar(number) != str(value)) or (inside and isinstance(value, str)) else None
 
 
 def place(loc: tuple[int | str, ...], data: Any, absent: bool) -> Keys:

@@ -103,7 +103,7 @@ def read_value(text: str) -> Any:
     return _plain(root, (), Document(None))
 
 
-def resolve(text: str) -> None | bool | int | float | str:
+def resolve(text: str) -> bool | int | float | str | None:
     """What a plain scalar means in YAML 1.2; raises ValueError for an integer of absurd length."""
     if text in _NULL:
         return None
@@ -329,7 +329,7 @@ def _code(number: int) -> str:
     return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 
 
-def scalar(value: None | bool | float | str) -> str:
+def scalar(value: bool | float | str | None) -> str:
     """A scalar as text that `resolve` reads back as the same value of the same type."""
     match value:
         case None:

@@ -14,7 +14,18 @@ from trainrun.recipe.registry import KINDS, Part, nearest, registry
 
 SCHEMA_FILE = "trainrun.schema.json"
 SCHEMA_LINE = f"# yaml-language-server: $schema={SCHEMA_FILE}"
-_RANGES = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength", "pattern", "enum", "minItems", "maxItems")
+_RANGES = (
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+    "minLength",
+    "maxLength",
+    "pattern",
+    "enum",
+    "minItems",
+    "maxItems",
+)
 
 
 def _option(schema: dict[str, Any], required: bool) -> dict[str, Any]:
@@ -95,7 +106,9 @@ def write_shipped(name: str, folder: Path, force: bool) -> Path:
     if source is None:
         known = [*shipped_names("configs"), *shipped_names("recipes")]
         near = nearest(name, known)
-        raise UserError(f"there is no shipped config or recipe {name!r}; there are {', '.join(known)}" + (f"; did you mean {near}?" if near else ""))
+        raise UserError(
+            f"there is no shipped config or recipe {name!r}; there are {', '.join(known)}" + (f"; did you mean {near}?" if near else "")
+        )
     target = folder / source.name
     if target.exists() and not force:
         raise UserError(f"{target.name} is here already; use --force to replace it")
@@ -103,5 +116,5 @@ def write_shipped(name: str, folder: Path, force: bool) -> Path:
     if not text.startswith(SCHEMA_LINE):
         text = f"{SCHEMA_LINE}\n{text}"
     target.write_text(text)
-    (folder / SCHEMA_FILE).write_text(json.dumps(json_schema(), indent=1) + "\n")
+    (folder / SCHEMA_FILE).write_text(json.dumps(json_schema(partial=source.parent == shipped("recipes")), indent=1) + "\n")
     return target

@@ -99,7 +99,9 @@ class Console:
         self._total_epochs = total_epochs
         self.say(cells(COLUMNS), "bold")
         if self.terminal and not self.quiet:
-            self._live = Live(get_renderable=lambda: Text(self._live_text, style="cyan"), console=self.rich, refresh_per_second=4, transient=True)
+            self._live = Live(
+                get_renderable=lambda: Text(self._live_text, style="cyan"), console=self.rich, refresh_per_second=4, transient=True
+            )
             self._live.start()
 
     def epoch(self, figures: dict[str, Any], best: bool) -> None:

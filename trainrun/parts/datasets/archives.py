@@ -114,7 +114,7 @@ def cifar_python(path: str, data: bytes, records: int, label_key: str) -> tuple[
             raw = raw.encode("latin-1")
         if len(raw) != records * 3072 or labels.shape != (records,):
             raise ValueError(f"{labels.shape[:1]} labels and {len(raw)} bytes of pictures, expected {records} and {records * 3072}")
-    except Exception as error:  # noqa: BLE001  a damaged pickle can raise anything
+    except Exception as error:
         raise damaged(path, str(error) or type(error).__name__) from None
     return _pictures(np.frombuffer(raw, np.uint8).reshape(records, 3072)), labels
 

@@ -98,7 +98,7 @@ def _upright_pixels(image: Image.Image, data: bytes, channels: int, size: int | 
         raise BadPicture("the JPEG ends early: its last part is missing")
     try:
         turned = image.getexif().get(_ORIENTATION, 1) != 1
-    except Exception:  # noqa: BLE001  a damaged EXIF block says nothing about the pixels
+    except Exception:
         turned = False
     if turned:
         image = ImageOps.exif_transpose(image)

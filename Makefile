@@ -1,0 +1,40 @@
+# Every target installs what it needs: a fresh machine with Python 3.11+ and make is enough.
+PYTHON ?= python3
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+
+help:  ## say what can be made
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+
+.venv/.runs: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+.venv/.develops: .venv/.runs
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+setup: .venv/.develops  ## install trainrun and what its development needs into .venv
+
+demo: .venv/.runs  ## train the demo: real digits, offline, under a minute
+	$(BIN)/trainrun fit configs/digits.yaml
+
+test: .venv/.develops  ## run all tests
+	$(BIN)/python -m pytest -q
+
+check: .venv/.develops  ## lint, types, import directions, fresh schema
+	$(BIN)/ruff check .
+	$(BIN)/pyrefly check --preset strict trainrun/recipe
+	$(BIN)/lint-imports
+	$(BIN)/trainrun schema | diff - configs/trainrun.schema.json
+	$(BIN)/trainrun schema --partial | diff - recipes/trainrun.schema.json
+	$(BIN)/check-jsonschema --schemafile configs/trainrun.schema.json configs/*.yaml
+	$(BIN)/check-jsonschema --schemafile recipes/trainrun.schema.json recipes/*.yaml
+
+fix: .venv/.develops  ## mend what the linter can mend, and write the schema anew
+	$(BIN)/ruff check --fix .
+	$(BIN)/trainrun schema > configs/trainrun.schema.json
+	$(BIN)/trainrun schema --partial > recipes/trainrun.schema.json
+
+.PHONY: help setup demo test check fix
