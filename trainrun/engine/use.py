@@ -18,7 +18,7 @@ from trainrun.engine.inputs import make_inputs
 from trainrun.engine.run import open_data, settle
 from trainrun.engine.signals import Interrupted, Signals
 from trainrun.errors import Stopped, UserError
-from trainrun.parts.datasets.pictures import decode
+from trainrun.parts.datasets.pictures import BadPicture, decode
 from trainrun.recipe.load import load
 from trainrun.recipe.registry import registry
 from trainrun.recipe.schema import Recipe
@@ -85,7 +85,7 @@ def predict(
         recipe, snapshot = _open(run, (), allow_plugins, checkpoint)
         about = snapshot.values["input"]
         channels, height, width = about["shape"]
-        batch = np.stack([_fit(decode(p, channels, min(height, width)), p, (height, width)) for p in pictures])
+        batch = np.stack([_picture(p, (height, width, channels)) for p in pictures])
         recipe, _ = settle(recipe, world, (height, width, channels))
         inputs = make_inputs(recipe.augment, recipe.seed, recipe.memory_format, _statistics(about), registry)
         model = _model(recipe, snapshot, world.device)
@@ -102,9 +102,12 @@ def predict(
     ]
 
 
-def _fit(picture: np.ndarray, file: Path, size: tuple[int, int]) -> np.ndarray:
-    if picture.shape[:2] != size:
-        raise UserError(
-            f"{file} is {picture.shape[1]} x {picture.shape[0]} pixels after scaling, and the model was trained on {size[1]} x {size[0]}"
-        )
+def _picture(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    height, width, channels = shape
+    try:
+        picture = decode(str(file), channels, min(height, width))
+    except (BadPicture, OSError) as error:
+        raise UserError(f"{file} cannot be read as a picture: {error}") from None
+    if picture.shape[:2] != (height, width):
+        raise UserError(f"{file} is {picture.shape[1]} x {picture.shape[0]} pixels after scaling, and the model was trained on {width} x {height}")
     return picture

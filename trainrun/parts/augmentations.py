@@ -35,6 +35,8 @@ def random_crop(
     import torch
 
     count, channels, height, width = images.shape
+    if not count:
+        return images
     offsets = draw.integers(2, 2 * padding + 1)
     padded = images.new_zeros(count, height + 2 * padding, width + 2 * padding, channels)
     padded[:, padding : padding + height, padding : padding + width] = images.permute(0, 2, 3, 1)
