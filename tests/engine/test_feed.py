@@ -210,6 +210,16 @@ def test_a_pass_goes_on_once_after_a_worker_died(workers: int, tmp_path: Path, c
     assert capsys.readouterr().err == ""
 
 
+def test_a_worker_that_dies_while_the_network_computes_does_not_disturb_it() -> None:
+    batches = passes(0)
+    with streamed(read, 1) as feed:
+        coming = feed.fetch(batches)
+        found = [next(coming)]
+        os.kill(feed._loader._iterator._workers[0].pid, signal.SIGKILL)  # type: ignore[union-attr]
+        time.sleep(0.5)  # where the training step would be
+        expect([*found, *coming], batches)
+
+
 def test_a_worker_that_dies_twice_is_an_error_that_names_the_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     batches = passes(0)
     with streamed(Deadly(tmp_path, int(batches[0][0]), 2), 1) as feed:

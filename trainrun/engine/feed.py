@@ -147,12 +147,17 @@ class Streamed(Feed):
             self._orders[:] = batches[done:]
             self._loader = self._loader or self._start()
             try:
-                for images in self._loader:
+                with _watching(self._loader):
+                    coming = iter(self._loader)
+                while True:
+                    with _watching(self._loader):
+                        images = next(coming, None)
+                    if images is None:
+                        return
                     if isinstance(images, UserError):
                         raise images
-                    yield images.to(self.device, non_blocking=True)
                     done += 1
-                return
+                    yield images.to(self.device, non_blocking=True)
             except (RuntimeError, OSError, EOFError) as error:
                 if not self.workers or not _lost_worker(error):
                     raise
@@ -173,6 +178,31 @@ class Streamed(Feed):
             for worker in iterator._workers:  # they ignore SIGTERM, with which torch ends those that are stuck
                 with contextlib.suppress(OSError):
                     worker.kill()
+
+
+_watched = False
+
+
+@contextlib.contextmanager
+def _watching(loader: DataLoader[Any]) -> Iterator[None]:
+    """Let torch's SIGCHLD handler raise only in here: a worker's death must not surface in the middle of a training step."""
+    global _watched
+    if getattr(handler := signal.getsignal(signal.SIGCHLD), "__module__", "").endswith("signal_handling"):
+        torch_handler = handler
+
+        def quiet(number: int, frame: Any) -> None:
+            if _watched:
+                torch_handler(number, frame)
+
+        signal.signal(signal.SIGCHLD, quiet)
+    _watched = True
+    try:
+        iterator = getattr(loader, "_iterator", None)
+        if any(not worker.is_alive() for worker in getattr(iterator, "_workers", ())):
+            raise RuntimeError("a DataLoader worker has died")
+        yield
+    finally:
+        _watched = False
 
 
 def _lost_worker(error: BaseException) -> bool:
