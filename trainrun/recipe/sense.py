@@ -192,6 +192,12 @@ def timeout_has_workers(sense: Sense) -> Iterator[Fault]:
         yield "data.timeout", "has no effect with workers: 0", None
 
 
+def split_seed_splits(sense: Sense) -> Iterator[Fault]:
+    data = sense.recipe.data
+    if sense.wrote("data", "split_seed") and data.options.get("validation", 1) is None:
+        yield "data.split_seed", "has no effect without data.validation, the fraction that it holds out", None
+
+
 def normalize_once(sense: Sense) -> Iterator[Fault]:
     places = [n for n, node in enumerate(sense.recipe.augment) if node.name == "normalize"]
     for n in places[1:]:
@@ -228,6 +234,7 @@ CHECKS: tuple[Callable[[Sense], Iterator[Fault]], ...] = (
     milestones_are_reached,
     warmup_ends,
     timeout_has_workers,
+    split_seed_splits,
     normalize_once,
     slope_is_used,
     plugins_once,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,11 +45,11 @@ def build(name: str, shape: tuple[int, int, int], classes: int, weights: str | N
         if name in ("googlenet", "inception_v3"):
             state = _without_auxiliary(state)
             # torchvision ported these from TensorFlow, where pictures ran from -1 to 1.
-            model.transform_input = published and channels == 3
+            model.transform_input = published and channels == 3  # type: ignore[assignment]  # nn.Module's annotation knows modules and tensors only
         elif name.startswith("densenet"):
             state = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", key): value for key, value in state.items()}
         elif name.startswith("vit") and "encoder.pos_embedding" in state:
-            state = interpolate_embeddings(height, _patch(name), state)
+            state = interpolate_embeddings(height, _patch(name), OrderedDict(state))
         files.load(model, state, f"{name} {weights}", stem, [head])
     if dropout is not None:
         layers = [module for module in model.modules() if isinstance(module, nn.Dropout)]
