@@ -126,3 +126,21 @@ def test_state_loaded_in_another_memory_layout_gives_the_uninterrupted_run(make:
             o.step()
     for a, b in zip(uninterrupted.parameters(), first.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_a_first_step_left_out_by_the_loss_scaler_leaves_no_trace(nesterov: bool) -> None:
+    ends = []
+    for left_out in (True, False):
+        net = network(torch.float32)
+        optimizer, scaler = sgd(net, 0.1, momentum=0.8, nesterov=nesterov), torch.amp.GradScaler("cpu", init_scale=1.0)
+        for step in range(4):
+            backward(net, step)
+            if step == 0 and left_out:
+                next(net.parameters()).grad.fill_(torch.inf)
+            if step or left_out:
+                scaler.scale(torch.zeros(()))  # the scaler counts a step from here
+                scaler.step(optimizer)
+                scaler.update(1.0)
+        ends.append([p.detach().clone() for p in net.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))

@@ -38,12 +38,21 @@ def sgd(
     decay_norms_and_biases. Nesterov needs momentum and no dampening (UserError).
     Source: Sutskever et al. 2013, On the importance of initialization and momentum; torch.optim.SGD.
     """
+    import torch
     from torch.optim import SGD
 
     if nesterov and (momentum == 0 or dampening != 0):
         raise UserError(f"nesterov needs momentum above 0 and dampening 0, found {momentum} and {dampening}: set optimizer.nesterov=false")
     groups, fused = _groups(model, weight_decay, decay_norms_and_biases)
-    return _keeping_layout(SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, dampening=dampening, fused=fused))
+    # With dampening the first step differs from the others (m = g), so there is no value that the momentum could start from.
+    fused = fused if not (momentum and dampening) else None
+    optimizer = SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, dampening=dampening, fused=fused)
+    if fused and momentum:
+        # Fused SGD whose first step a loss scaler leaves out goes on with a momentum that was never written (torch 2.14).
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return _keeping_layout(optimizer)
 
 
 @part("optimizer")
