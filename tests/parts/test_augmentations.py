@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional
 
 from trainrun.draw import Draw, draws
 from trainrun.errors import UserError
-from trainrun.parts.augmentations import horizontal_flip, normalize, random_crop
+from trainrun.parts.augmentations import Statistics, horizontal_flip, normalize, random_crop
 
 Apply = Callable[[torch.Tensor, Draw], torch.Tensor]
 
@@ -35,9 +35,14 @@ def values(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return (0.4914, 0.4822, 0.4465)[:channels], (0.247, 0.2435, 0.2616)[:channels]
 
 
+def given(channels: int) -> Statistics:
+    """The same as a run supplies them."""
+    return Statistics(channels, lambda: values(channels))
+
+
 def named(name: str, channels: int) -> Apply:
     """An augmentation as a recipe would build it."""
-    parts: dict[str, Apply] = {"random_crop": random_crop, "horizontal_flip": horizontal_flip, "normalize": normalize(values(channels))}
+    parts: dict[str, Apply] = {"random_crop": random_crop, "horizontal_flip": horizontal_flip, "normalize": normalize(given(channels))}
     return parts[name]
 
 
@@ -93,7 +98,7 @@ def test_normalize_is_torchvisions(channels: int) -> None:
     images[0] = 0
     images[1] = 255
     expected = functional.normalize(functional.to_dtype(images, torch.float32, scale=True), list(mean), list(std))
-    found = normalize((mean, std))(images, numbers())
+    found = normalize(given(channels))(images, numbers())
     assert found.dtype == torch.float32 and found.shape == images.shape
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
@@ -103,20 +108,20 @@ def test_normalize_takes_the_recipes_values_before_the_published() -> None:
     as_float = functional.to_dtype(images, torch.float32, scale=True)
     mean, std = [0.1, 0.2, 0.3], [0.5, 0.6, 0.7]
     for made, (m, s) in {
-        normalize(published, mean=mean, std=std): (mean, std),
-        normalize(published, mean=mean): (mean, list(published[1])),
-        normalize(published, std=std): (list(published[0]), std),
-        normalize(published, mean=[0.5], std=[0.25]): ([0.5] * 3, [0.25] * 3),
-        normalize(published, mean=[0.0]): ([0.0] * 3, list(published[1])),
+        normalize(given(3), mean=mean, std=std): (mean, std),
+        normalize(given(3), mean=mean): (mean, list(published[1])),
+        normalize(given(3), std=std): (list(published[0]), std),
+        normalize(given(3), mean=[0.5], std=[0.25]): ([0.5] * 3, [0.25] * 3),
+        normalize(given(3), mean=[0.0]): ([0.0] * 3, list(published[1])),
     }.items():
         torch.testing.assert_close(made(images, numbers()), functional.normalize(as_float, m, s), rtol=1e-6, atol=1e-6)
 
 
 def test_normalize_follows_pictures_of_another_width() -> None:
-    made = normalize(values(3))
+    made = normalize(given(3))
     for width in (7, 5, 7):
         images = pictures(3, width=width)
-        torch.testing.assert_close(made(images, numbers()), normalize(values(3))(images, numbers()), rtol=0, atol=0)
+        torch.testing.assert_close(made(images, numbers()), normalize(given(3))(images, numbers()), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +135,7 @@ def test_normalize_follows_pictures_of_another_width() -> None:
 )
 def test_normalize_refuses_another_number_of_channels(channels: int, options: dict[str, list[float]], text: str) -> None:
     with pytest.raises(UserError) as caught:
-        normalize(values(channels), **options)
+        normalize(given(channels), **options)
     assert str(caught.value) == text
 
 
@@ -161,3 +166,12 @@ def test_the_input_stays_and_memory_does_not_matter(name: str, channels: int) ->
 def test_an_empty_batch_stays_empty(name: str) -> None:
     found = named(name, 3)(pictures(3)[:0], numbers(torch.arange(0)))
     assert found.shape == (0, 3, 10, 7)
+
+
+def test_normalize_measures_nothing_where_the_recipe_says_it_all() -> None:
+    def measure() -> tuple[tuple[float, ...], tuple[float, ...]]:
+        raise AssertionError("measured")
+
+    normalize(Statistics(3, measure), mean=[0.5], std=[0.25])
+    with pytest.raises(AssertionError, match="measured"):
+        normalize(Statistics(3, measure), mean=[0.5])

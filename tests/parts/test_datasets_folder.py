@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
+import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -216,19 +219,30 @@ def test_a_full_check_is_remembered_until_a_file_changes(tmp_path: Path, monkeyp
     looked: list[str] = []
     real = verifying.decode
     monkeypatch.setattr(verifying, "decode", lambda path, *a, **k: looked.append(path) or real(path, *a, **k))
+
+    def all_looked_at() -> bool:
+        found = len(set(looked)) == 8
+        assert found or not looked
+        looked.clear()
+        return found
+
     folder_part(root=str(tmp_path))
-    assert len(looked) == 8
-    assert folder_part(root=str(tmp_path)).train.shape == (8, 8, 3) and len(looked) == 8
+    assert all_looked_at()
+    assert folder_part(root=str(tmp_path)).train.shape == (8, 8, 3) and not all_looked_at()
     folder_part(root=str(tmp_path), channels=1)
-    assert len(looked) == 16
+    assert all_looked_at()
     colour(5, 5).save(tmp_path / "a" / "0000.png")
     os.utime(tmp_path / "a" / "0000.png", ns=(1, 1))
     folder_part(root=str(tmp_path))
-    assert len(looked) == 24
+    assert all_looked_at()
     for file in (cache_folder() / "verify").iterdir():
         file.write_text('{"bad": [[99999, 3]], "count": "x"}')
     folder_part(root=str(tmp_path))
-    assert len(looked) == 32
+    assert all_looked_at()
+    # A size says nothing about the pictures' own sizes, so it must not answer for them.
+    assert folder_part(root=str(tmp_path), size=6).train.shape == (6, 6, 3) and all_looked_at()
+    assert folder_part(root=str(tmp_path), size=7).train.shape == (7, 7, 3) and not all_looked_at()
+    assert folder_part(root=str(tmp_path)).train.shape == (8, 8, 3)
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +267,7 @@ def test_a_failure_of_the_system_is_not_remembered(tmp_path: Path, monkeypatch: 
 
 def test_a_picture_that_fails_later_is_named(tmp_path: Path) -> None:
     fill(tmp_path)
-    train = folder_part(root=str(tmp_path)).train
+    train = folder_part(root=str(tmp_path), verify="sample").train
     (tmp_path / "a" / "0001.png").write_bytes(b"x")
     (tmp_path / "b" / "0003.png").unlink()
     with pytest.raises(UserError, match=r"(?s)2 of 8 pictures.*a/0001\.png: not a picture.*b/0003\.png: No such file"):
@@ -280,3 +294,67 @@ def test_the_list_of_files_is_compact(tmp_path: Path) -> None:
     fill(tmp_path, count=50)
     files = listing.list_pictures(str(tmp_path))
     assert len(pickle.dumps(files)) < 100 * 40 and files.relative(0) == "a/0000.png" and files.relative(99) == "b/0049.png"
+
+
+def photos(root: Path, count: int) -> Path:
+    """JPEGs of noise in two classes, large enough to be decoded at a reduced scale."""
+    for k in range(count):
+        (root / "ab"[k % 2]).mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(k).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((60, 40 + k % 2)).save(root / "ab"[k % 2] / f"{k:04}.jpg")
+    return root
+
+
+@pytest.mark.parametrize("count", [20, 400])  # of few, this process takes care alone
+def test_what_the_check_decodes_is_not_decoded_again(count: int, tmp_path: Path) -> None:
+    root = photos(tmp_path / "data", count)
+    first = folder_part(root=str(root), size=8, validation=0.2)
+    again = folder_part(root=str(root), size=8, validation=0.2)  # remembers the verdict, has no pictures
+    assert first.validation and again.validation
+    sides = [(first.train, again.train), (first.validation, again.validation)]
+    expected = [later.read(range(len(later))) for _, later in sides]
+    shutil.rmtree(root)
+    for (split, later), pictures in zip(sides, expected, strict=True):
+        found = split.read(np.arange(len(split)))
+        assert (found == pictures).all() and found.dtype == np.uint8 and found.flags.writeable and split.digest == later.digest
+        with pytest.raises(UserError, match="No such file"):
+            later.read([0])
+        with pytest.raises(UserError, match="No such file"):  # what is sent to another process decodes by itself
+            pickle.loads(pickle.dumps(split.read))([0])
+    assert not [file for file in cache_folder().iterdir() if file.is_file()]
+
+
+def test_pictures_that_are_skipped_do_not_move_those_that_the_check_decoded(tmp_path: Path) -> None:
+    root = photos(tmp_path / "data", 1001)
+    bad = sorted((root / "a").iterdir())[3]
+    bad.write_bytes(b"rubbish")
+    first, again = (folder_part(root=str(root), size=8, on_bad_image="skip") for _ in range(2))
+    assert [path for path, _ in first.skipped] == [str(bad)] and first.skipped == again.skipped and len(first.train) == 1000
+    assert (first.train.read(range(1000)) == again.train.read(range(1000))).all()
+
+
+def test_a_disk_without_room_for_what_the_check_decodes(tmp_path: Path) -> None:
+    root = photos(tmp_path / "data", 20)
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        first = folder_part(root=str(root), size=8).train
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert (first.read(range(20)) == folder_part(root=str(root), size=8, verify="off").train.read(range(20))).all()
+
+
+def test_a_picture_that_kills_the_check_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = photos(tmp_path / "data", 400)
+    real, deadly = verifying.decode, str(root / "b" / "0301.jpg")
+
+    def decode(path: str, *given: Any, **more: Any) -> np.ndarray:
+        if path == deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(path, *given, **more)
+
+    monkeypatch.setattr(verifying, "decode", decode)
+    with pytest.raises(UserError, match="a process that checks pictures died") as caught:
+        folder_part(root=str(root), size=8)
+    assert deadly in str(caught.value) and str(caught.value).count(".jpg") <= 32

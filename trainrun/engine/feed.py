@@ -11,12 +11,14 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from tqdm import tqdm
 
 from trainrun.engine import decoded
@@ -25,6 +27,7 @@ from trainrun.parts.datasets.splits import Split
 from trainrun.world import World, free_memory
 
 _CHUNK = 256
+_PIECE = 8  # files that a worker reads between two notes of what it reads; so many are named when it dies
 
 
 @dataclass(frozen=True)
@@ -98,16 +101,39 @@ class Resident(Feed):
 
 
 class _Reader(Dataset[Any]):
-    """What a worker process runs: a batch of ids in, a tensor or the UserError it met out."""
+    """What a worker process runs: a batch of ids in, a tensor or the UserError it met out.
 
-    def __init__(self, read: Callable[[Sequence[int]], Any]) -> None:
-        self.read = read
+    `reading` has a row for each worker, in memory that all share: the ids that it reads at the moment, -1 elsewhere.
+    """
 
-    def __getitem__(self, ids: Any) -> torch.Tensor | UserError:
+    def __init__(self, split: Split, reading: torch.Tensor) -> None:
+        self.read, self.reading = split.read, reading
+        self.piece = reading.shape[1] if split.cache else None  # quick ones are quick because they read many at once
+
+    def __getitem__(self, index: np.ndarray) -> torch.Tensor | UserError:
         try:
-            return torch.from_numpy(self.read(ids.tolist()))
+            worker = get_worker_info()
+            if worker is None:
+                return torch.from_numpy(self.read(index.tolist()))
+            piece, row = self.piece or max(len(index), 1), self.reading[worker.id].numpy()
+            pictures = [self._note_and_read(index[n : n + piece], row) for n in range(0, max(len(index), 1), piece)]
+            images = torch.from_numpy(pictures[0] if len(pictures) == 1 else np.concatenate(pictures))
         except UserError as error:  # a value, because an exception would come back wrapped in the worker's traceback
             return error
+        try:
+            return images.share_memory_()  # else it is shared on the way out, where a failure is not heard of
+        except (RuntimeError, OSError) as error:
+            return UserError(
+                f"the shared memory of this machine (/dev/shm) has no room for a batch of {images.nbytes / 2**20:.1f} MiB "
+                f"({str(error).splitlines()[0]}); enlarge it, or set data.workers=0"
+            )
+
+    def _note_and_read(self, ids: np.ndarray, row: np.ndarray) -> np.ndarray:
+        noted = ids[: len(row)]
+        row[: len(noted)] = noted
+        pictures = self.read(ids.tolist())
+        row[:] = -1
+        return pictures
 
 
 def _leave_signals_to_parent(_: int) -> None:
@@ -116,12 +142,18 @@ def _leave_signals_to_parent(_: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-class _Orders(list[torch.Tensor]):
-    """The batches of ids of the coming pass; one loader with living workers serves pass after pass."""
+class _Orders(list[np.ndarray]):
+    """The batches of ids of the coming pass; one loader with living workers serves pass after pass.
+
+    Arrays, because a tensor would travel to the worker through shared memory and a connection of its own.
+    """
 
 
 class Streamed(Feed):
-    """Worker processes read batches ahead of the device; without workers this process reads them."""
+    """Worker processes read batches ahead of the device; without workers this process reads them.
+
+    One pass at a time: to begin a pass ends the one before.
+    """
 
     resident = False
 
@@ -130,26 +162,35 @@ class Streamed(Feed):
         self.workers, self.timeout = workers, timeout
         self._orders = _Orders()
         self._loader: DataLoader[Any] | None = None
+        self._reading = torch.full((workers, _PIECE), -1, dtype=torch.int64).share_memory_()
+        self._pass = 0
 
     def _start(self) -> DataLoader[Any]:
+        self._reading.fill_(-1)
         more: dict[str, Any] = {}
         if self.workers:
             more = {"timeout": self.timeout, "persistent_workers": True, "prefetch_factor": 4, "worker_init_fn": _leave_signals_to_parent}
         # A loader draws from the global stream at every pass unless it has a generator of its own.
         return DataLoader(
-            _Reader(self.split.read), batch_size=None, sampler=self._orders, num_workers=self.workers,
+            _Reader(self.split, self._reading), batch_size=None, sampler=self._orders, num_workers=self.workers,
             generator=torch.Generator(), pin_memory=self.device.type == "cuda", **more,
         )  # fmt: skip
 
     def fetch(self, batches: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+        self._pass += 1
+        return self._fetch(batches, self._pass)
+
+    def _fetch(self, batches: Sequence[torch.Tensor], this_pass: int) -> Iterator[torch.Tensor]:
         done = 0
         for attempt in (1, 2):
-            self._orders[:] = batches[done:]
+            self._only(this_pass)
+            self._orders[:] = [ids.numpy() for ids in batches[done:]]
             self._loader = self._loader or self._start()
             try:
                 with _watching(self._loader):
                     coming = iter(self._loader)
                 while True:
+                    self._only(this_pass)
                     with _watching(self._loader):
                         images = next(coming, None)
                     if images is None:
@@ -159,25 +200,56 @@ class Streamed(Feed):
                     done += 1
                     yield images.to(self.device, non_blocking=True)
             except (RuntimeError, OSError, EOFError) as error:
-                if not self.workers or not _lost_worker(error):
+                what = self._lost_worker(error, batches[done : done + 1])
+                if what is None:
                     raise
                 self.close()
-                flying = [self.split.source(int(i)) for ids in batches[done : done + 1] for i in ids[:3]]
-                what = f"a worker process died or gave no batch for {self.timeout:g} s, while reading {', '.join(flying)}, ... ({error})"
                 if attempt == 2:
                     raise UserError(
                         f"{what}; it happened twice. Check these files and the memory of this machine (and /dev/shm), or set data.workers=0"
                     ) from error
                 print(f"trainrun: {what}; going on once with fresh workers", file=sys.stderr)
 
+    def _only(self, this_pass: int) -> None:
+        if self._pass != this_pass:
+            raise AssertionError("a feed gives one pass at a time, and a newer one has begun")
+
+    def _lost_worker(self, error: BaseException, awaited: Sequence[torch.Tensor]) -> str | None:
+        """Which worker died or is stuck, and the files that it was reading; None where the error has another cause."""
+        workers = getattr(getattr(self._loader, "_iterator", None), "_workers", [])
+        text = str(error)
+        if not workers or text.startswith("Caught "):  # what was raised inside a worker is a bug, not a loss
+            return None
+        stuck = "timed out" in text
+        if not stuck:  # a broken connection may be noticed before the death behind it
+            gone = wait([worker.sentinel for worker in workers], timeout=1)
+            for worker in workers:
+                worker.join(1 if worker.sentinel in gone else 0)
+        dead = [n for n, worker in enumerate(workers) if not worker.is_alive()]
+        if not dead and not stuck:
+            return None
+        rows = self._reading[dead] if dead else self._reading
+        ids = rows[rows >= 0].tolist() or [int(i) for batch in awaited for i in batch[:_PIECE]]
+        files = ", ".join(self.split.source(i) for i in ids)
+        if dead:
+            return f"a worker process died ({_ending(workers[dead[0]].exitcode)}) while reading among {files}"
+        return f"a worker process gave no batch for {self.timeout:g} s while reading among {files}"
+
     def close(self) -> None:
         iterator = getattr(self._loader, "_iterator", None)
         self._loader = None
         if iterator is not None:
-            iterator._shutdown_workers()
-            for worker in iterator._workers:  # they ignore SIGTERM, with which torch ends those that are stuck
+            # They hold nothing that must be saved, they ignore SIGTERM, and torch waits ten seconds for one that is stuck.
+            for worker in iterator._workers:
                 with contextlib.suppress(OSError):
                     worker.kill()
+            iterator._shutdown_workers()
+
+
+def _ending(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"{signal.Signals(-code).name}, perhaps for want of memory" if code == -signal.SIGKILL else signal.Signals(-code).name
+    return f"exit code {code}"
 
 
 _watched = False
@@ -187,7 +259,8 @@ _watched = False
 def _watching(loader: DataLoader[Any]) -> Iterator[None]:
     """Let torch's SIGCHLD handler raise only in here: a worker's death must not surface in the middle of a training step."""
     global _watched
-    if getattr(handler := signal.getsignal(signal.SIGCHLD), "__module__", "").endswith("signal_handling"):
+    handler = signal.getsignal(signal.SIGCHLD)
+    if callable(handler) and handler.__module__.endswith("signal_handling"):
         torch_handler = handler
 
         def quiet(number: int, frame: Any) -> None:
@@ -197,17 +270,13 @@ def _watching(loader: DataLoader[Any]) -> Iterator[None]:
         signal.signal(signal.SIGCHLD, quiet)
     _watched = True
     try:
+        # Batches of other workers may be waiting, so that torch would not notice for long.
         iterator = getattr(loader, "_iterator", None)
         if any(not worker.is_alive() for worker in getattr(iterator, "_workers", ())):
             raise RuntimeError("a DataLoader worker has died")
         yield
     finally:
         _watched = False
-
-
-def _lost_worker(error: BaseException) -> bool:
-    text = str(error)
-    return isinstance(error, (ConnectionError, FileNotFoundError, EOFError)) or "DataLoader" in text or "shared memory" in text
 
 
 def default_workers() -> int:
@@ -226,6 +295,8 @@ def open_feed(split: Split, options: Any, world: World, budget: int) -> Feed:
             f"data.resident is yes, but the decoded pictures take {size / 2**30:.1f} GiB and {free_memory(world.device) / 2**30:.1f} GiB are free; "
             "set data.resident=auto"
         )
+    if split.held is not None:
+        return Resident(split, world, torch.from_numpy(split.held))
     if split.cache and options.cache:
         # One process decodes and keeps the result; the others wait and read it.
         pictures = decoded.load(split.digest) if world.main else None

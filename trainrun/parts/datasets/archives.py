@@ -120,9 +120,8 @@ def cifar_python(path: str, data: bytes, records: int, label_key: str) -> tuple[
 
 
 def _pictures(rows: np.ndarray) -> np.ndarray:
-    import numpy as np
 
-    return np.ascontiguousarray(rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+    return rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
 
 
 def _unpickle(data: bytes) -> dict[Any, Any]:

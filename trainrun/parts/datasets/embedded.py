@@ -44,7 +44,7 @@ def in_memory(pictures: np.ndarray, labels: np.ndarray) -> Split:
     digest.update(labels.data)
     digest.update(pictures.data)
     _, height, width, channels = pictures.shape
-    return Split(labels, (height, width, channels), InMemory(pictures), digest.hexdigest())
+    return Split(labels, (height, width, channels), InMemory(pictures), digest.hexdigest(), held=pictures)
 
 
 @part("data")

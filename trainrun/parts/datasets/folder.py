@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -28,17 +28,23 @@ _SKIPPED_AT_MOST = 0.001
 
 @dataclass(frozen=True)
 class _Pictures:
-    """Decodes the files of a split: `members` are their indices among all files."""
+    """Decodes the files of a split: `members` are their indices among all files, `kept` holds all of these if they are decoded already."""
 
     files: Files
     members: np.ndarray
     shape: tuple[int, int, int]
     size: int | None
     decoder: str
+    kept: np.ndarray | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "kept": None}  # a process that must be sent this decodes by itself
 
     def __call__(self, ids: Sequence[int]) -> np.ndarray:
         import numpy as np
 
+        if self.kept is not None:
+            return self.kept[self.members[np.asarray(ids, np.int64)]]
         height, width, channels = self.shape
         pictures = np.empty((len(ids), height, width, channels), np.uint8)
         bad: list[tuple[str, str]] = []
@@ -151,13 +157,14 @@ def folder(
     if decoder == "torchcodec":
         torchcodec_decoder()
     parts = _layout(top, validation)
-    good, bad, shape = _check(parts, size, channels, verify, decoder)
+    good, bad, shape, kept = _check(parts, size, channels, verify, decoder)
     skipped = _drop_bad(bad, sum(len(files) for files in parts), on_bad_image)
 
-    def split(files: Files, members: np.ndarray) -> Split:
+    def split(side: int, members: np.ndarray) -> Split:
+        files = parts[side]
         words = hashlib.sha256(json.dumps([files.digest, size, channels, decoder, shape]).encode())
         words.update(np.ascontiguousarray(members).data)
-        read = _Pictures(files, members, shape, size, decoder)
+        read = _Pictures(files, members, shape, size, decoder, kept[side])
         return Split(files.labels[members], shape, read, words.hexdigest(), read.source, cache=True)
 
     train, classes = parts[0], parts[0].classes
@@ -167,9 +174,9 @@ def folder(
         chosen = _held_out(train, good[0], validation, split_seed)
         if not chosen.any():
             raise UserError("data.validation: every class has one picture only, so none can be held out; remove data.validation")
-        return Data(split(train, good[0][~chosen]), split(train, good[0][chosen]), classes, skipped=skipped)
-    held_out = split(parts[1], good[1]) if len(parts) > 1 else None
-    return Data(split(train, good[0]), held_out, classes, skipped=skipped)
+        return Data(split(0, good[0][~chosen]), split(0, good[0][chosen]), classes, skipped=skipped)
+    held_out = split(1, good[1]) if len(parts) > 1 else None
+    return Data(split(0, good[0]), held_out, classes, skipped=skipped)
 
 
 def _layout(top: str, validation: float | None) -> list[Files]:
@@ -200,17 +207,18 @@ def _layout(top: str, validation: float | None) -> list[Files]:
 
 def _check(
     parts: list[Files], size: int | None, channels: int, mode: str, decoder: str
-) -> tuple[list[np.ndarray], list[tuple[str, str]], tuple[int, int, int]]:
-    """The indices of the good files of each part, the bad ones by name, and the shape all pictures get."""
+) -> tuple[list[np.ndarray], list[tuple[str, str]], tuple[int, int, int], list[np.ndarray | None]]:
+    """The indices of the good files of each part, the bad ones by name, the shape all pictures get, and the pictures where they are kept."""
     import numpy as np
 
-    good, bad = [], []
+    good, bad, kept = [], [], []
     shape = (size, size, channels) if size else None
     for files in parts:
         if size and mode == "off":
             verdict = Verdict({}, shape)
         else:
-            verdict = verify(files.path, len(files), mode, channels, decoder, files.digest)
+            verdict = verify(files.path, len(files), mode, channels, size, decoder, files.digest)
+        kept.append(verdict.pictures)
         bad += [(files.shown(index), printable(reason)) for index, reason in sorted(verdict.bad.items())]
         good.append(np.setdiff1d(np.arange(len(files), dtype=np.int64), np.fromiter(verdict.bad, np.int64, len(verdict.bad))))
         if not size and verdict.shape:
@@ -221,4 +229,4 @@ def _check(
                 raise _differs(files.shown(verdict.odd), verdict.odd_shape, shape)
     if shape is None:
         raise UserError(_list_bad(bad, sum(len(files) for files in parts)))
-    return good, bad, shape
+    return good, bad, shape, kept

@@ -91,16 +91,17 @@ def _upright_pixels(image: Image.Image, data: bytes, channels: int, size: int | 
     from PIL import Image, ImageOps
 
     jpeg = image.format in ("JPEG", "MPO")
-    if jpeg and size and min(image.size) >= 4 * size and not thorough:
+    reduced = jpeg and size is not None and min(image.size) >= 4 * size
+    if thorough and jpeg:
+        image.load()
+        if ends_early(data, image):
+            raise BadPicture("the JPEG ends early: its last part is missing")
+        if reduced:
+            image = _open(data)  # what is loaded can no longer be reduced
+    if reduced and size:
         image.draft(None, (2 * size, 2 * size))
     image.load()
-    if thorough and jpeg and ends_early(data, image):
-        raise BadPicture("the JPEG ends early: its last part is missing")
-    try:
-        turned = image.getexif().get(_ORIENTATION, 1) != 1
-    except Exception:
-        turned = False
-    if turned:
+    if _turned(image):
         image = ImageOps.exif_transpose(image)
     image = _to_mode(image, "L" if channels == 1 else "RGB")
     if size and image.size != (size, size):
@@ -109,6 +110,15 @@ def _upright_pixels(image: Image.Image, data: bytes, channels: int, size: int | 
         image = image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
     pixels = np.asarray(image)
     return pixels[..., None] if channels == 1 else pixels
+
+
+def _turned(image: Image.Image) -> bool:
+    if image.format == "JPEG" and not ({"exif", "xmp"} & image.info.keys()):
+        return False  # to look for one that is not there takes a seventh of the time of a small picture
+    try:
+        return image.getexif().get(_ORIENTATION, 1) != 1
+    except Exception:
+        return False
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:

@@ -192,22 +192,26 @@ def _cifar(spec: _Cifar, root: str | None, download: bool) -> tuple[Any, Any]:
     place, binary = found
     suffix = ".bin" if binary else ""
     records = {f"{file}{suffix}": spec.train_records for file in spec.train_files} | {f"{spec.test_file}{suffix}": spec.test_records}
-    if os.path.isfile(place):
+    packed = os.path.isfile(place)
+    contents: dict[str, bytes] = {}
+    if packed:
         # The Python version also holds file names and labels, and written by Python 3 it takes half as much again.
         contents = archives.read_members(place, {file: count * 6400 + 4096 for file, count in records.items()})
-    else:
-        contents = {file: archives.read_bytes(os.path.join(place, file)) for file in records}
-    sides: list[tuple[np.ndarray, np.ndarray]] = []
+    # One file at a time into its place, so that no more than the data set itself is ever held.
+    pictures = np.empty((sum(records.values()), 32, 32, 3), np.uint8)
+    labels = np.empty(len(pictures), np.int64)
+    done = 0
     for file, count in records.items():
-        path = os.path.join(place, file)
+        path, rows = os.path.join(place, file), slice(done, done + count)
+        data = contents.pop(file) if packed else archives.read_bytes(path)
         if binary:
-            pictures, labels = archives.cifar_binary(path, contents.pop(file), count, spec.label_bytes)
+            pictures[rows], labels[rows] = archives.cifar_binary(path, data, count, spec.label_bytes)
         else:
-            pictures, labels = archives.cifar_python(path, contents.pop(file), count, spec.label_key)
-        _check_labels(path, labels, 10 if spec.label_bytes == 1 else 100)
-        sides.append((pictures, labels))
-    pictures, labels = (np.concatenate(arrays) for arrays in zip(*sides[:-1], strict=True))
-    return in_memory(pictures, labels), in_memory(*sides[-1])
+            pictures[rows], labels[rows] = archives.cifar_python(path, data, count, spec.label_key)
+        _check_labels(path, labels[rows], 10 if spec.label_bytes == 1 else 100)
+        done += count
+    test = len(pictures) - spec.test_records
+    return in_memory(pictures[:test], labels[:test]), in_memory(pictures[test:], labels[test:])
 
 
 def _check_labels(path: str, labels: np.ndarray, classes: int) -> None:

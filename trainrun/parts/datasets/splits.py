@@ -27,6 +27,7 @@ class Split:
     digest: changes whenever labels or pictures change.
     source: sample id -> what the picture is called in messages (a file's path).
     cache: whether reading is slow enough for decoded pictures to be worth keeping on disk.
+    held: all pictures as uint8 [n, height, width, channels], where they are in memory anyway.
     """
 
     labels: np.ndarray
@@ -35,6 +36,7 @@ class Split:
     digest: str
     source: Callable[[int], str] = _numbered
     cache: bool = False
+    held: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
