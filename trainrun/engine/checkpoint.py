@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
+import re
 import shutil
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -109,16 +111,32 @@ def _digest(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
+def _json(state: Mapping[str, Any]) -> bytes:
+    return json.dumps(state, indent=1).encode()
+
+
+def _number(folder: Path) -> tuple[int, int] | None:
+    """Step and count of saves at it, from the folder's name; None for any other name."""
+    match = re.fullmatch(r"step-(\d{8,})(?:-(\d{2,}))?", folder.name)
+    return (int(match[1]), int(match[2] or 1)) if match else None
+
+
 def read(folder: Path) -> Snapshot:
     """The checkpoint in `folder`, every byte of it verified; raises Damaged, naming the file."""
     try:
-        state = json.loads((folder / "state.json").read_text())
+        written = (folder / "state.json").read_bytes()
+        state = json.loads(written)
+        as_parsed = _json(state)
         claimed = state.pop("sha256")
-        sums = state["files"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        sums, step = state["files"], state["values"]["step"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(f"{folder / 'state.json'} cannot be read") from error
-    if _digest(state) != claimed:
+    # Some changed bits leave the values as they are (1e-08 and 1E-08): the text is compared as well.
+    if _digest(state) != claimed or as_parsed != written:
         raise Damaged(f"{folder / 'state.json'} does not match its checksum")
+    number = _number(folder)
+    if number and number[0] != step:
+        raise Damaged(f"{folder / 'state.json'} is that of step {step}")
     tensors = []
     for name in ("model.safetensors", "state.safetensors"):
         try:
@@ -131,6 +149,17 @@ def read(folder: Path) -> Snapshot:
     return Snapshot(tensors[0], tensors[1], state["values"], folder)
 
 
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _steps(count: int) -> str:
+    return f"{count:,} step{'' if count == 1 else 's'}"
+
+
 class Checkpoints:
     """The checkpoints of one run directory."""
 
@@ -141,8 +170,9 @@ class Checkpoints:
     def save(self, snapshot: Snapshot) -> Path:
         """Write a checkpoint, make it `last` (and `best`), then remove the ones that are no longer kept; raises OSError."""
         self.folder.mkdir(exist_ok=True)
+        sync_folder(self.folder.parent)
+        self._sweep()
         temporary = self.folder / f".writing-{os.getpid()}"
-        shutil.rmtree(temporary, ignore_errors=True)
         try:
             temporary.mkdir()
             sums = {}
@@ -151,7 +181,7 @@ class Checkpoints:
                 sums[name] = hashlib.sha256(data).hexdigest()
                 _write(temporary / name, data)
             state = {"format": 1, "files": sums, "values": snapshot.values}
-            _write(temporary / "state.json", json.dumps(state | {"sha256": _digest(state)}, indent=1).encode())
+            _write(temporary / "state.json", _json(state | {"sha256": _digest(state)}))
             sync_folder(temporary)
             final = self._free_name(snapshot.values["step"])
             temporary.rename(final)
@@ -167,10 +197,10 @@ class Checkpoints:
         return final
 
     def _free_name(self, step: int) -> Path:
-        name, again = self.folder / f"step-{step:08d}", 1
+        name, count = self.folder / f"step-{step:08d}", 1
         while name.exists():
-            again += 1
-            name = self.folder / f"step-{step:08d}-{again:02d}"
+            count += 1
+            name = self.folder / f"step-{step:08d}-{count:02d}"
         return name
 
     def _link(self, name: str, target: Path) -> None:
@@ -181,7 +211,12 @@ class Checkpoints:
 
     def _newest_first(self) -> list[Path]:
         # By name, not by the link `last`: a kill may fall between the rename that completes a folder and the link to it.
-        return sorted(self.folder.glob("step-*"), key=lambda p: p.name, reverse=True)
+        return sorted((f for f in self.folder.glob("step-*") if _number(f)), key=lambda f: _number(f) or (0, 0), reverse=True)
+
+    def _sweep(self) -> None:
+        """Remove what a kill left half done."""
+        for path in self.folder.glob(".*"):
+            _remove(path)
 
     def _prune(self) -> None:
         kept = {*self._newest_first()[: self.keep], *(self._target(name) for name in ("last", "best"))}
@@ -198,21 +233,28 @@ class Checkpoints:
         return self.folder / os.readlink(link) if link.is_symlink() else (link if link.is_dir() else None)
 
     def newest(self) -> tuple[Snapshot | None, list[str]]:
-        """The newest checkpoint that verifies, or None where none was ever written; and a line for each damaged one passed over.
+        """The newest checkpoint that verifies, or None where none was ever written; and a line for each damaged one passed over,
+        with the steps that it costs.
 
         Raises UserError where there are checkpoints and none verifies.
         """
-        damage: list[str] = []
+        damaged: list[tuple[int, Damaged]] = []
         for folder in self._newest_first():
+            step, _ = _number(folder) or (0, 0)
             try:
-                return read(folder), damage
+                snapshot = read(folder)
             except Damaged as error:
-                damage.append(str(error))
-        if damage:
+                damaged.append((step, error))
+                continue
+            return snapshot, [f"{error}, which costs {_steps(at - step)}" for at, error in damaged]
+        lines = [str(error) for _, error in damaged]
+        if not lines and os.path.lexists(self.folder / "last"):
+            lines = [f"{self.folder / 'last'} is there, and no checkpoint that it could lead to"]
+        if lines:
             raise UserError(
-                "no checkpoint of this run can be used:\n" + "\n".join(damage) + "\nstart afresh with another --out, or restore these files"
+                "no checkpoint of this run can be used:\n" + "\n".join(lines) + "\nstart afresh with another --out, or restore these files"
             )
-        return None, damage
+        return None, []
 
     def named(self, name: str) -> Snapshot:
         """The checkpoint `last` or `best`; raises UserError where it is missing or damaged."""
@@ -232,6 +274,6 @@ class Checkpoints:
         if snapshot.values["is_best"]:
             self._link("best", folder)
         sync_folder(self.folder)
-        left = [f for f in self._newest_first() if f.name > folder.name] + [f for f in self.folder.glob(".*")]
-        for path in left:
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+        for newer in itertools.takewhile(lambda other: other != folder, self._newest_first()):
+            _remove(newer)
+        self._sweep()

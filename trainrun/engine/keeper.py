@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
 from trainrun.engine.checkpoint import Checkpoints, Snapshot, load_weights, pack, to_host, unpack
+from trainrun.engine.signals import Interrupted
 from trainrun.engine.state import State
 from trainrun.errors import UserError
 
@@ -25,6 +27,7 @@ class Keeper:
         self.saved_step = -1
         self._next = float("inf")
         self._failing_since: float | None = None
+        self._owed: Snapshot | None = None
         self._stretched = False
 
     def start(self) -> None:
@@ -34,13 +37,13 @@ class Keeper:
         self._schedule(0.0)
 
     def due(self, step: int) -> bool:
-        """Whether this process's clock or the number of steps asks for a save."""
+        """Whether this process's clock or the number of steps asks for a save; after a failed one only the clock asks."""
         by_steps = self.run.plan.save_every is not None and step % self.run.plan.save_every == 0 and step != self.saved_step
-        return by_steps or time.monotonic() >= self._next
+        return (by_steps and self._failing_since is None) or time.monotonic() >= self._next
 
     def _schedule(self, took: float) -> None:
         wanted = self.run.plan.save_seconds
-        if wanted is None:
+        if wanted is None or not self.run.world.main:  # one clock is enough, and only the first process saves
             self._next = float("inf")
             return
         self._next = time.monotonic() + max(wanted, took / _SHARE)
@@ -49,33 +52,60 @@ class Keeper:
             self.run.teller.warn(f"a save takes {took:.1f} s, so checkpoints are {took / _SHARE:.0f} s apart instead of {wanted:g} s")
 
     def save(self) -> None:
-        """Write the state as it is; a disk that is full leaves the older checkpoint, a warning and the run going, for ten minutes."""
+        """Write the state as it is. Where that fails, as on a full disk, the older checkpoint stands and the run goes on, with a
+        warning and another try in a minute; at its last step the run waits for room.
+
+        Raises UserError after ten minutes of failures, at the first one after a signal to stop, and at step 0, because no step is
+        made without a checkpoint to fall back to.
+        """
         run = self.run
         run.read_record()  # raises where the state is not finite: such a state is never written
         if self.checkpoints is None or not run.world.main:
             self.saved_step = run.state.step
             return
         with run.clock.paused():
-            began = time.monotonic()
-            run.teller.sync()
-            try:
-                self.checkpoints.save(self.snapshot())
-            except OSError as error:
-                self._failed(error)
-                return
-            self._failing_since = None
-            self.saved_step = run.state.step
-            self._schedule(time.monotonic() - began)
+            while (error := self._attempt()) and self._waits(error):
+                # A signal to stop ends the wait: then comes one more attempt, and its failure ends the run.
+                with contextlib.suppress(Interrupted), run.signals.at_once():
+                    time.sleep(_RETRY)
 
-    def _failed(self, error: OSError) -> None:
-        now = time.monotonic()
-        self._failing_since = self._failing_since or now
+    def _attempt(self) -> OSError | None:
+        """Save once; returns what went wrong."""
         assert self.checkpoints is not None
-        what = f"the checkpoint at step {self.run.state.step} could not be written to {self.checkpoints.folder}: {error.strerror or error}"
+        began = time.monotonic()
+        try:
+            self.run.teller.sync()
+            if self._owed:
+                self.checkpoints.save(self._owed)
+                self._owed = None
+            self.checkpoints.save(self.snapshot())
+        except OSError as error:
+            # The best weights would be gone with the next step, so they wait in memory for room on the disk.
+            if self.run.state.is_best:
+                self._owed = self.snapshot()
+            return error
+        self._failing_since = None
+        self.saved_step = self.run.state.step
+        self._schedule(time.monotonic() - began)
+        return None
+
+    def _waits(self, error: OSError) -> bool:
+        """Warn of a failed save, or raise if there is no sense in another; returns whether the run has to wait for the next one."""
+        run, now = self.run, time.monotonic()
+        assert self.checkpoints is not None
+        self._failing_since = self._failing_since or now
+        what = f"the checkpoint at step {run.state.step} could not be written to {self.checkpoints.folder}: {error.strerror or error}"
+        if run.state.step == 0 and self.saved_step < 0:
+            raise UserError(f"{what}. Nothing is lost: make room there, or choose another --out") from error
+        older = f"the checkpoint at step {self.saved_step} stands" if self.saved_step >= 0 else "there is no older checkpoint"
         if now - self._failing_since > _GIVE_UP:
-            raise UserError(f"{what}; it failed for ten minutes. Make room there and go on with --resume") from error
-        self.run.teller.warn(f"{what}. The older checkpoint stands; the run goes on and tries again in a minute")
+            raise UserError(f"{what}; it failed for ten minutes. Make room there and go on with --resume; {older}") from error
+        if run.signals.stop is not None:
+            raise UserError(f"{what}, and a signal asks to stop. Make room there and go on with --resume; {older}") from error
         self._next = now + _RETRY
+        ends = run.state.step >= run.plan.stop or run.out_of_patience()
+        run.teller.warn(f"{what}; {older}. The run {'waits here' if ends else 'goes on'} and tries again in a minute")
+        return ends
 
     def snapshot(self) -> Snapshot:
         """Everything that the rest of the run depends on."""
