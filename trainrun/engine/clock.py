@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 
 class Clock:
-    """`total` seconds of the whole run, and `training` seconds since `lap`, with pauses for evaluation and saving left out."""
+    """`total` seconds of the whole run, and seconds of training since `lap`, with pauses for evaluation and saving left out."""
 
     def __init__(self) -> None:
         self._before, self._began = 0.0, time.monotonic()
@@ -22,16 +22,20 @@ class Clock:
     def total(self, seconds: float) -> None:
         self._before, self._began = seconds, time.monotonic()
 
+    @property
+    def since_lap(self) -> float:
+        """Seconds of training since the last lap."""
+        return time.monotonic() - self._lap - self._left_out
+
     def start(self) -> None:
         """Begin counting now."""
         self.total = self._before
         self.lap()
 
     def lap(self) -> float:
-        """Seconds of training since the last lap."""
-        now = time.monotonic()
-        spent = now - self._lap - self._left_out
-        self._lap, self._left_out = now, 0.0
+        """Seconds of training since the last lap, and begin the next one."""
+        spent = self.since_lap
+        self._lap, self._left_out = time.monotonic(), 0.0
         return spent
 
     @contextlib.contextmanager

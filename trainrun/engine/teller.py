@@ -42,8 +42,10 @@ class Teller(Silent):
         self.run, self.journal, self.console = run, journal, console
         self._rate: float | None = None
         self._loss: float | None = None
+        # What this process trained: pictures, seconds of training, and seconds of all since it began.
         self._pictures = 0
         self._seconds = 0.0
+        self._began = run.clock.total
         self._first_step = run.state.step
 
     def _place(self) -> dict[str, Any]:
@@ -53,6 +55,7 @@ class Teller(Silent):
 
     def start(self) -> None:
         self.run.clock.lap()
+        self._began = self.run.clock.total
         self.console.table(self.run.plan.total / self.run.plan.steps_per_epoch)
 
     def step(self, figures: dict[str, float], samples: int) -> None:
@@ -62,6 +65,7 @@ class Teller(Silent):
 
     def epoch(self, figures: dict[str, float]) -> None:
         self._measure()
+        self._loss = figures.get("train_loss", self._loss)
         line = {**self._place(), **figures, "images_per_second": self._rate, "seconds": round(self.run.clock.total, 3)}
         self.journal.write("epoch", line)
         self.console.epoch(line, self.run.state.is_best)
@@ -88,12 +92,17 @@ class Teller(Silent):
 
     def _now(self) -> dict[str, Any]:
         run = self.run
+        fresh, training = run.plan.pictures(self._first_step, run.state.step), run.clock.since_lap
+        rate = self._rate or (fresh / training if fresh and training > 0 else None)
+        # Evaluating and saving take their share of what is left, too.
+        trained = self._seconds + training
+        stretch = max((run.clock.total - self._began) / trained, 1.0) if trained > 0 else 1.0
         left = run.plan.pictures(run.state.step, run.plan.stop)
         return {
             **self._place(),
             "train_loss": self._loss,
-            "images_per_second": self._rate,
-            "seconds_left": left / self._rate if self._rate else None,
+            "images_per_second": rate,
+            "seconds_left": left / rate * stretch if rate else None,
         }
 
     def event(self, **figures: Any) -> None:

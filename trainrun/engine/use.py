@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from trainrun.engine.inputs import make_inputs
 from trainrun.engine.run import open_data, settle
 from trainrun.engine.signals import Interrupted, Signals
 from trainrun.errors import Stopped, UserError
+from trainrun.parts.augmentations import Statistics
 from trainrun.parts.datasets.pictures import BadPicture, decode
+from trainrun.parts.datasets.splits import Data, Split
 from trainrun.recipe.load import load
 from trainrun.recipe.registry import registry
 from trainrun.recipe.schema import Recipe
@@ -45,36 +47,73 @@ def _model(recipe: Recipe, snapshot: Snapshot, device: torch.device) -> torch.nn
     return model.to(device, memory_format=layout).eval()
 
 
+class ByClass:
+    """A loss that also counts, by class, the pictures it was asked about and those the network was right about."""
+
+    def __init__(self, loss: Callable[..., torch.Tensor], classes: int, device: torch.device) -> None:
+        self.loss, self.classes = loss, classes
+        self.counts = torch.zeros(2, classes, dtype=torch.int64, device=device)
+
+    def __call__(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        right = labels[logits.argmax(1) == labels]
+        self.counts += torch.stack([found.bincount(minlength=self.classes) for found in (labels, right)])
+        return self.loss(logits, labels)
+
+
 def evaluate_run(run: Path, overrides: Sequence[str] = (), *, allow_plugins: bool = False, checkpoint: str | None = None) -> dict[str, Any]:
-    """Evaluate a run's weights on its validation set: `val_loss` in nats, `val_accuracy` in 0..1, per class too, with step and epoch."""
+    """Evaluate a run's weights on its validation set: `val_loss` in nats, `val_accuracy` in 0..1, the step, and the same by class.
+
+    `classes` holds {name: {"accuracy", "samples"}}, with accuracy None for a class that has no pictures. Raises UserError where the
+    data does not suit the run.
+    """
     with Signals() as signals, enter() as world:
         try:
             recipe, snapshot = _open(run, overrides, allow_plugins, checkpoint)
             about = snapshot.values["input"]
             with signals.at_once():
                 data = open_data(recipe.data)
-                if data.validation is None:
-                    raise UserError(
-                        f"data {recipe.data.name} of {run} has no validation pictures; name some with data.root=... or data.validation=0.1"
-                    )
-                if list(data.classes) != about["classes"]:
-                    raise UserError(
-                        f"this data has the classes {list(data.classes)[:5]}..., and the run was trained on {about['classes'][:5]}..."
-                    )
-                feed = open_feed(data.validation, recipe.data, world, budget(world))
-            recipe, _ = settle(recipe, world, data.validation.shape)
+                validation = _validation(data, recipe, run, about)
+                feed = open_feed(validation, recipe.data, world, budget(world))
+            recipe, _ = settle(recipe, world, validation.shape)
             inputs = make_inputs(recipe.augment, recipe.seed, recipe.memory_format, _statistics(about), registry)
             model = _model(recipe, snapshot, world.device)
-            figures = evaluate(model, feed, inputs, registry.build(recipe.loss), world, recipe.batch_size, recipe.precision, signals.check)
+            loss = ByClass(registry.build(recipe.loss), len(data.classes), world.device)
+            # Batches as in the run: then the figures are its own to the last bit.
+            batch = min(recipe.micro_batch or recipe.batch_size, recipe.batch_size)
+            figures = evaluate(model, feed, inputs, loss, world, batch, recipe.precision, signals.check)
             feed.close()
         except Interrupted:
             raise Stopped(signals.stop or 2) from None
-    return {"run": str(run), "step": snapshot.values["step"], "samples": len(data.validation), **figures}
+        counts = zip(data.classes, *world.sum(loss.counts).tolist(), strict=True)
+    classes = {name: {"accuracy": right / samples if samples else None, "samples": samples} for name, samples, right in counts}
+    return {"run": str(run), "step": snapshot.values["step"], "samples": len(validation), **figures, "classes": classes}
 
 
-def _statistics(about: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    channels = about["shape"][0]
-    return tuple(about["mean"] or [0.0] * channels), tuple(about["std"] or [1.0] * channels)
+def _validation(data: Data, recipe: Recipe, run: Path, about: dict[str, Any]) -> Split:
+    """The validation pictures, which must have the classes and the shape that the run was trained on."""
+    if data.validation is None:
+        raise UserError(f"data {recipe.data.name} of {run} has no validation pictures; name some with data.root=... or data.validation=0.1")
+    wanted = about["classes"]
+    if list(data.classes) != wanted:
+        other = [*(f"{c!r} is new" for c in data.classes if c not in wanted), *(f"{c!r} is missing" for c in wanted if c not in data.classes)]
+        told = ", ".join(other[:5]) + (f" and {len(other) - 5} more" if len(other) > 5 else "")
+        raise UserError(f"this data has other classes than the run was trained on: {told or 'they come in another order'}")
+    height, width, channels = data.validation.shape
+    if [channels, height, width] != about["shape"]:
+        raise UserError(
+            f"this data has pictures of {_size([channels, height, width])}, and the run was trained on {_size(about['shape'])}; "
+            "make them alike, with data.size=... where the data set takes it"
+        )
+    return data.validation
+
+
+def _size(shape: Sequence[int]) -> str:
+    channels, height, width = shape
+    return f"{height} x {width} pixels and {channels} channels"
+
+
+def _statistics(about: dict[str, Any]) -> Statistics:
+    return Statistics(about["shape"][0], lambda: (tuple(about["mean"]), tuple(about["std"])))
 
 
 def predict(
@@ -85,14 +124,14 @@ def predict(
         recipe, snapshot = _open(run, (), allow_plugins, checkpoint)
         about = snapshot.values["input"]
         channels, height, width = about["shape"]
-        batch = np.stack([_picture(p, (height, width, channels)) for p in pictures])
         recipe, _ = settle(recipe, world, (height, width, channels))
         inputs = make_inputs(recipe.augment, recipe.seed, recipe.memory_format, _statistics(about), registry)
         model = _model(recipe, snapshot, world.device)
         found = []
         with torch.no_grad(), world.autocast(recipe.precision):
-            for start in range(0, len(batch), recipe.batch_size):
-                images = torch.from_numpy(batch[start : start + recipe.batch_size]).to(world.device).permute(0, 3, 1, 2)
+            for start in range(0, len(pictures), recipe.batch_size):
+                batch = np.stack([_picture(p, (height, width, channels)) for p in pictures[start : start + recipe.batch_size]])
+                images = torch.from_numpy(batch).to(world.device).permute(0, 3, 1, 2)
                 prepared = inputs.pictures(images, draws(recipe.seed, 0, torch.arange(len(images), device=world.device)), training=False)
                 found.append(model(prepared).float().softmax(1).cpu())
     likely = torch.cat(found).topk(min(top, len(about["classes"])), dim=1)

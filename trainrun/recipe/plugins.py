@@ -8,6 +8,7 @@ import importlib.util
 import re
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,15 @@ def _load(entry: str, is_file: bool) -> None:
     except BaseException:
         del sys.modules[name]
         raise
+
+
+def digest(plugins: Sequence[str]) -> str | None:
+    """SHA-256 of the source of imported plugins (absolute paths or module names) in their order; None where there are none."""
+    if not plugins:
+        return None
+    files = [entry if entry.endswith(".py") or "/" in entry else sys.modules[entry].__file__ for entry in plugins]
+    sums = [hashlib.sha256(Path(file).read_bytes() if file else b"").digest() for file in files]  # a namespace package has no file
+    return hashlib.sha256(b"".join(sums)).hexdigest()
 
 
 def _reason(error: BaseException, path: str | None) -> str:

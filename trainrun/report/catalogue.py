@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from trainrun.errors import UserError
 from trainrun.recipe.find import shipped, shipped_file, shipped_names
 from trainrun.recipe.jsonschema import json_schema
 from trainrun.recipe.registry import KINDS, Part, nearest, registry
+from trainrun.report.console import clean
 
 SCHEMA_FILE = "trainrun.schema.json"
 SCHEMA_LINE = f"# yaml-language-server: $schema={SCHEMA_FILE}"
@@ -38,6 +41,8 @@ def _option(schema: dict[str, Any], required: bool) -> dict[str, Any]:
         found["default"] = schema.get("default")
     for branch in branches:
         found |= {name: branch[name] for name in _RANGES if name in branch}
+    if words := next((b["errorMessage"] for b in [schema, *branches] if "errorMessage" in b), None):
+        found["expected"] = words
     return {**found, "description": schema.get("description", "")}
 
 
@@ -59,31 +64,80 @@ def _entry(kind: str, name: str) -> dict[str, Any]:
 
 
 def print_catalogue(kind: str | None) -> None:
-    """The same for people: a line a part, and for one kind a line an option."""
-    for each, parts in catalogue(kind).items():
+    """The same for people, within the terminal's width: what each part is, and for one kind also its options."""
+    for each in [kind] if kind else KINDS:
         print(f"{each}: {KINDS[each].summary}")
-        common = KINDS[each].common.model_fields
-        seen: set[str] = set()
-        for part in parts:
-            print(f"  {part['name']:<24} {part['summary']}")
-            own = {name: o for name, o in part["options"].items() if name not in common}
-            text = json.dumps(own)
-            if kind and own and text not in seen:  # members of a family share theirs, which are told once
-                seen.add(text)
-                for name, option in own.items():
-                    print(f"      {name:<20} {_told(option)}")
+        common = list(KINDS[each].common.model_fields)
+        for names, summary, found in _told_together(each):
+            _print(", ".join(names), summary, 2)
+            if kind:
+                _print_options({name: option for name, option in found.items() if name not in common})
         if kind and common:
-            print("  every one of them also takes")
-            for name, option in parts[0]["options"].items():
-                if name in common:
-                    print(f"      {name:<20} {_told(option)}")
-    print("next: trainrun list KIND shows the options" if kind is None else "next: trainrun init lists configs to start from")
+            print("  each of these also takes")
+            part = registry.get(each, registry.names(each)[0])
+            assert part is not None
+            _print_options({name: option for name, option in options(part).items() if name in common})
+
+
+def _told_together(kind: str) -> list[tuple[list[str], str, dict[str, Any]]]:
+    """Names, summary and options of each part of a kind; the many names of one family stand together."""
+    families: dict[Any, list[Part]] = {}
+    for name in registry.names(kind):
+        part = registry.get(kind, name)
+        assert part is not None
+        families.setdefault(part.function if part.family else name, []).append(part)
+    return [
+        (
+            [part.name for part in parts],
+            parts[0].summary if len(parts) == 1 else parts[0].manual.split("\n", 1)[0].replace("{name}", "model of that name"),
+            options(parts[0]),
+        )
+        for parts in families.values()
+    ]
+
+
+def _print_options(found: dict[str, dict[str, Any]]) -> None:
+    for name, option in found.items():
+        _print(name, _told(option), 6)
+
+
+def _print(name: str, text: str, indent: int) -> None:
+    """A name and what it is: in two columns where the name is short, below it otherwise."""
+    width = max(min(shutil.get_terminal_size().columns, 120), 60)
+    column = 22
+    name, text = clean(name, keep=""), clean(text, keep="")
+    start = f"{' ' * indent}{name:<{column - indent}}  "
+    if len(start) > column + 2:
+        print(textwrap.fill(name, width, initial_indent=" " * indent, subsequent_indent=" " * indent, break_long_words=False))
+        start = " " * (column + 2)
+    print(textwrap.fill(text, width, initial_indent=start, subsequent_indent=" " * (column + 2), break_long_words=False, break_on_hyphens=False))
+
+
+_TYPES = {"integer": "whole number", "number": "number", "boolean": "true or false", "string": "text", "array": "list"}
 
 
 def _told(option: dict[str, Any]) -> str:
-    default = "required" if option.get("required") else f"default {json.dumps(option['default'])}"
-    ranges = "".join(f", {name} {json.dumps(option[name])}" for name in _RANGES if name in option and name != "pattern")
-    return f"{option['type']}, {default}{ranges}. {option['description']}"
+    """An option in words: what it means, what it takes, what it is where nothing is written."""
+    if "expected" in option:
+        takes = option["expected"]
+    elif "enum" in option:
+        *most, last = map(str, option["enum"])
+        takes = f"{', '.join(most)} or {last}" if most else last
+    else:
+        takes = " or ".join(_TYPES.get(t, t) for t in option["type"].split(" or ")) + _range(option)
+    default = "required" if option.get("required") else f"default {json.dumps(option['default'], ensure_ascii=False)}"
+    return f"{option['description']} [{takes}; {default}]".lstrip()
+
+
+def _range(option: dict[str, Any]) -> str:
+    signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+    bounds = [f"{sign} {option[name]:,}" for name, sign in signs.items() if name in option]
+    least, most = option.get("minItems"), option.get("maxItems")
+    if least and least == most:
+        bounds.append(f"of {least}")
+    elif least:
+        bounds.append(f"of {least} or more")
+    return "".join(f" {bound}" if n == 0 else f" and {bound}" for n, bound in enumerate(bounds))
 
 
 def _about(file: Path) -> str:
@@ -96,8 +150,7 @@ def print_shipped() -> None:
     for kind, what in (("configs", "complete experiments: trainrun fit NAME runs one"), ("recipes", "how to train, for `extends:`")):
         print(f"{kind}: {what}")
         for name in shipped_names(kind):
-            print(f"  {name:<20} {_about(shipped(kind) / f'{name}.yaml')}")
-    print("next: trainrun init NAME writes one here")
+            _print(name, _about(shipped(kind) / f"{name}.yaml"), 2)
 
 
 def write_shipped(name: str, folder: Path, force: bool) -> Path:
