@@ -25,6 +25,7 @@ test: .venv/.develops  ## run all tests
 
 check: .venv/.develops  ## lint, types, import directions, fresh schema
 	$(BIN)/ruff check .
+	$(BIN)/pyrefly check
 	$(BIN)/pyrefly check --preset strict trainrun/recipe
 	$(BIN)/lint-imports
 	$(BIN)/trainrun schema | diff - configs/trainrun.schema.json

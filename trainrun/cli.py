@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from trainrun.errors import Mistake, RecipeError, TrainrunError, UserError
+from trainrun.engine.signals import Interrupted, Signals
+from trainrun.errors import RecipeError, Stopped, TrainrunError, UserError
+from trainrun.report.command import command
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
@@ -28,15 +31,30 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run director
 Which = Annotated[str | None, typer.Option("--checkpoint", help="last or best; by default what result.json names.")]
 
 
-def _load(recipe: str, overrides: list[str] | None, more: list[str] | None, allow_plugins: bool) -> Any:
+def _load(recipe: str, overrides: list[str], allow_plugins: bool) -> Any:
     import trainrun.parts  # noqa: F401 - fills the registry
     from trainrun.recipe.load import load
 
-    return load(recipe, [*(overrides or []), *(more or [])], allow_plugins=allow_plugins)
+    try:
+        return load(recipe, overrides, allow_plugins=allow_plugins)
+    except RecipeError as error:
+        sound = [text for text in overrides if not any(repr(text) in m.file for m in error.mistakes)]
+        unknown = not Path(recipe).exists() and recipe in (m.file for m in error.mistakes)
+        error.then(command("init") if unknown else command("check", recipe, *sound, *_allowed(allow_plugins)))
+        raise
+
+
+def _allowed(plugins: bool) -> list[str]:
+    return ["--allow-plugins"] if plugins else []
 
 
 def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=1, allow_nan=False))
+
+
+def _next(*words: object) -> None:
+    """The command to run next, which is for people."""
+    print(f"next: {command(*words)}", file=sys.stderr)
 
 
 @app.command()
@@ -54,12 +72,14 @@ def fit(
     as_json: AsJson = False,
 ) -> None:
     """Train a recipe."""
-    loaded = _load(recipe, overrides, set_, allow_plugins)
+    words = [*(overrides or []), *(set_ or [])]
+    loaded = _load(recipe, words, allow_plugins)
     if quiet:
         os.environ["TQDM_DISABLE"] = "1"
     from trainrun.engine.launch import launch
 
-    result = launch(loaded, out=out, resume=resume, exact=exact, allow_plugins=allow_plugins, quiet=quiet)
+    again = ["fit", recipe, *words, *_allowed(allow_plugins)]
+    result = launch(loaded, out=out, resume=resume, exact=exact, allow_plugins=allow_plugins, quiet=quiet, again=again)
     if as_json and result:
         _print_json(result)
 
@@ -73,21 +93,13 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Check a recipe and say what is wrong with it, and where."""
-    try:
-        loaded = _load(recipe, overrides, set_, allow_plugins)
-    except RecipeError as error:
-        if not as_json:
-            raise
-        _print_json({"ok": False, "errors": [_mistake(m) for m in error.mistakes]})
-        raise typer.Exit(2) from None
+    words = [*(overrides or []), *(set_ or [])]
+    loaded = _load(recipe, words, allow_plugins)
     if as_json:
         _print_json({"ok": True, "errors": []})
     else:
-        print(f"{loaded.file}: no mistakes\nnext: trainrun fit {recipe}")
-
-
-def _mistake(mistake: Mistake) -> dict[str, Any]:
-    return {name: getattr(mistake, name) for name in ("file", "line", "column", "path", "message", "suggestion")}
+        print(f"{loaded.file}: no mistakes")
+    _next("fit", recipe, *words, *_allowed(allow_plugins))
 
 
 @app.command()
@@ -100,7 +112,8 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Print the resolved recipe with every default; what it prints is itself a recipe."""
-    loaded = _load(recipe, overrides, set_, allow_plugins)
+    words = [*(overrides or []), *(set_ or [])]
+    loaded = _load(recipe, words, allow_plugins)
     from trainrun.engine.run import settle
     from trainrun.recipe.dump import dump, plain
     from trainrun.recipe.layers import Source
@@ -110,10 +123,10 @@ def show(
         settled, reasons = settle(loaded.recipe, world)
     if as_json:
         _print_json(plain(settled))
-        return
-    sources = {**loaded.sources, **{(path,): Source("automatic", reason) for path, reason in reasons.items()}}
-    print(dump(settled, sources if why else None), end="")
-    print(f"next: trainrun fit {recipe}", file=sys.stderr)
+    else:
+        sources = {**loaded.sources, **{(path,): Source("automatic", reason) for path, reason in reasons.items()}}
+        print(dump(settled, sources if why else None), end="")
+    _next("fit", recipe, *words, *_allowed(allow_plugins))
 
 
 @app.command(name="list")
@@ -141,13 +154,13 @@ def list_(
     chosen = kind if kind is None or kind in KINDS else plural if plural in KINDS else None
     if kind is not None and chosen is None:
         near = nearest(kind, KINDS)
-        raise UserError(
-            f"there is no kind of part called {kind!r}; there are {', '.join(KINDS)}" + (f"; did you mean {near}?" if near else "")
-        )
+        found = f"there is no kind of part called {kind!r}; there are {', '.join(KINDS)}" + (f"; did you mean {near}?" if near else "")
+        raise UserError(found).then(command("list", *([near] if near else [])))
     if as_json:
         _print_json(catalogue(chosen))
     else:
         print_catalogue(chosen)
+    _next(*(("init",) if chosen else ("list", "augment")))
 
 
 @app.command()
@@ -159,6 +172,7 @@ def schema(
     from trainrun.recipe.jsonschema import json_schema
 
     _print_json(json_schema(partial=partial))
+    _next("init")
 
 
 @app.command()
@@ -168,13 +182,18 @@ def init(
 ) -> None:
     """List the shipped configs and recipes, or write one here to start from."""
     import trainrun.parts  # noqa: F401 - fills the registry
+    from trainrun.recipe.find import shipped_file
     from trainrun.report.catalogue import print_shipped, write_shipped
 
     if name is None:
         print_shipped()
+        _next("init", "digits")
     else:
         file = write_shipped(name, Path.cwd(), force)
-        print(f"wrote {file.name}\nnext: trainrun check {file.name}")
+        print(f"wrote {file.name}")
+        # A recipe says how to train, and becomes an experiment with data, a model and a length.
+        needed = [] if shipped_file("configs", name) else ["data=digits", "model=tiny_convnet", "epochs=10"]
+        _next("check", file.name, *needed)
 
 
 @app.command(name="eval")
@@ -189,15 +208,17 @@ def eval_(
     """Evaluate a run's weights on its validation pictures."""
     import trainrun.parts  # noqa: F401 - fills the registry
     from trainrun.engine.use import evaluate_run
+    from trainrun.report.console import clean
 
     found = evaluate_run(run, [*(overrides or []), *(set_ or [])], allow_plugins=allow_plugins, checkpoint=_which(checkpoint))
     if as_json:
         _print_json(found)
     else:
-        print(
-            f"{run}, step {found['step']:,}: val loss {found['val_loss']:.4f}, val accuracy {found['val_accuracy']:.2%} on {found['samples']:,} pictures"
-        )
-        print(f"next: trainrun predict {run} IMAGE", file=sys.stderr)
+        figures = f"val loss {found['val_loss']:.4f}, val accuracy {found['val_accuracy']:.2%}"
+        print(clean(f"{run}, step {found['step']:,}: {figures} on {found['samples']:,} pictures", keep=""))
+        seen = sorted((of["accuracy"], name, of["samples"]) for name, of in found["classes"].items() if of["samples"])
+        print(clean("worst classes: " + ", ".join(f"{name} {share:.2%} of {count:,}" for share, name, count in seen[:3]), keep=""))
+    _next("predict", run, "IMAGE", *_allowed(allow_plugins))
 
 
 @app.command()
@@ -217,9 +238,10 @@ def predict(
     found = predict_(run, images, top=top, allow_plugins=allow_plugins, checkpoint=_which(checkpoint))
     if as_json:
         _print_json(found)
-        return
-    for picture in found:
-        print(clean(picture["file"] + ": " + ", ".join(f"{c['class']} {c['probability']:.1%}" for c in picture["classes"])))
+    else:
+        for picture in found:
+            print(clean(picture["file"] + ": " + ", ".join(f"{c['class']} {c['probability']:.1%}" for c in picture["classes"]), keep=""))
+    _next("eval", run, *_allowed(allow_plugins))
 
 
 def _which(name: str | None) -> str | None:
@@ -230,14 +252,35 @@ def _which(name: str | None) -> str | None:
 
 def main() -> None:
     """Run a command; a TrainrunError ends it with its text and exit code, anything else is a bug and keeps its traceback."""
+    signals = Signals()
     try:
-        app(standalone_mode=True)
+        with signals, signals.at_once():
+            app(standalone_mode=True)
     except TrainrunError as error:
-        from trainrun.report.console import clean
+        _refuse(error)
+    except Interrupted:
+        _refuse(Stopped(signals.stop or signal.SIGINT))
+    except Exception as error:
+        if not hasattr(error, "__notes__"):
+            error.add_note(f"trainrun: stopped by a bug or an unexpected failure, {type(error).__name__}; next: {command(*sys.argv[1:])}")
+        raise
 
-        print(clean(f"trainrun: {error}" if not isinstance(error, RecipeError) else str(error)), file=sys.stderr)
+
+def _refuse(error: TrainrunError) -> NoReturn:
+    from trainrun.report.console import clean
+
+    # A recipe's mistakes are the same in all processes of torchrun; of other errors the processes agree which of them tells.
+    if error.told or (isinstance(error, RecipeError) and os.environ.get("RANK", "0") != "0"):
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of our output has gone
-        os._exit(141)
+    mistakes = error.mistakes if isinstance(error, RecipeError) else []
+    if mistakes:
+        print(clean(str(error)), file=sys.stderr)
+        count = f"{len(mistakes)} mistakes" if len(mistakes) > 1 else "1 mistake"
+        print(clean(f"trainrun: {count}, and nothing was run" + (f"; next: {error.next}" if error.next else "")), file=sys.stderr)
+    else:
+        print(clean(f"trainrun: {error.line}"), file=sys.stderr)
+    if "--json" in sys.argv:
+        names = ("file", "line", "column", "path", "message", "suggestion")
+        errors = [{name: getattr(mistake, name) for name in names} for mistake in mistakes]
+        _print_json(error.result or {"ok": False, "exit_code": error.exit_code, "message": str(error), "errors": errors})
+    sys.exit(error.exit_code)

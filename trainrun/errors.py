@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
+from typing import Any, Self
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,22 @@ class Mistake:
 
 
 class TrainrunError(Exception):
-    """A stop with a reason a person can act on; printed as its text, without a traceback."""
+    """A stop with a reason a person can act on; printed as its text and the command to run next, without a traceback."""
 
     exit_code = 1
+    next = ""
+    result: dict[str, Any] | None = None  # what result.json says, where a run was under way
+    told = False  # whether another process of the run says the same
+
+    def then(self, command: str) -> Self:
+        """The same error, with the command to run next unless it has one already."""
+        self.next = self.next or command
+        return self
+
+    @property
+    def line(self) -> str:
+        """Reason and what to do."""
+        return f"{self}; next: {self.next}" if self.next else str(self)
 
 
 class UserError(TrainrunError):
@@ -64,4 +79,4 @@ class Stopped(TrainrunError):
     def __init__(self, signal_number: int, message: str = "") -> None:
         self.signal_number = signal_number
         self.exit_code = 128 + signal_number
-        super().__init__(message or f"stopped by signal {signal_number}")
+        super().__init__(message or f"stopped by {signal.Signals(signal_number).name}; nothing is lost, start the same command again")

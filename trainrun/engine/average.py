@@ -28,7 +28,8 @@ class Ema(Plain):
     def __init__(self, model: torch.nn.Module, options: schema.Ema) -> None:
         super().__init__(copy.deepcopy(model).requires_grad_(False))
         self.options = options
-        pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
+        averages, weights = (m.state_dict(keep_vars=True).values() for m in (self.model, model))
+        pairs = {id(mine): (mine, theirs) for mine, theirs in zip(averages, weights, strict=True)}.values()  # tied ones only once
         self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
         self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
 

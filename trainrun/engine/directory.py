@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from trainrun.errors import UserError
 from trainrun.recipe.dump import plain
+from trainrun.recipe.plugins import digest
 from trainrun.recipe.schema import HARMLESS, Recipe
 from trainrun.world import World
 
@@ -41,22 +42,48 @@ def finished(run: Path) -> bool:
     return ended is not None and ended.get("stop") in _FINAL
 
 
-def find(name: str, out: Path | None, resume: bool) -> tuple[Path, bool]:
-    """The run's directory and whether a run is in it to go on with; without `out` and `resume` a new numbered one is made."""
+def unfinished(name: str, out: Path | None, resume: bool) -> Path | None:
+    """The directory of the run to go on with, if there is one; raises UserError where `out` holds a run and `resume` is not given."""
+    if out is None:
+        runs = [run for run in _numbered(Path("runs") / name) if resume and (run / "recipe.yaml").exists() and not finished(run)]
+        return max(runs, key=lambda run: int(run.name), default=None)
+    if not (out / "recipe.yaml").exists():
+        return None
+    if not resume:
+        with claim(out):
+            raise _occupied(out)
+    return out
+
+
+def _occupied(out: Path) -> UserError:
+    return UserError(f"{out} holds a run already; add --resume to go on with it, or choose another --out")
+
+
+def _numbered(home: Path) -> list[Path]:
+    return [folder for folder in home.glob("[0-9]*") if folder.name.isdecimal()]
+
+
+@contextlib.contextmanager
+def fresh(name: str, out: Path | None) -> Iterator[Path]:
+    """A directory for a new run, held for this process: `out`, or the next number under runs/NAME."""
     if out is not None:
-        there = (out / "recipe.yaml").exists()
-        if there and not resume:
-            raise UserError(f"{out} holds a run already: add --resume to go on with it, or choose another --out")
-        out.mkdir(parents=True, exist_ok=True)
-        return out, there
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+        with claim(out):
+            if (out / "recipe.yaml").exists():  # another process was faster
+                raise _occupied(out)
+            yield out
+        return
     home = Path("runs") / name
-    if resume:
-        runs = sorted((d for d in home.glob("[0-9]*") if (d / "recipe.yaml").exists()), key=lambda d: int(d.name), reverse=True)
-        for run in runs:
-            if not finished(run):
-                return run, True
+    with writing(home):
+        run = _next_number(home)
+    with claim(run):
+        yield run
+
+
+def _next_number(home: Path) -> Path:
     home.mkdir(parents=True, exist_ok=True)
-    number = max((int(d.name) for d in home.glob("[0-9]*") if d.name.isdecimal()), default=0)
+    number = max((int(folder.name) for folder in _numbered(home)), default=0)
     while True:  # mkdir is atomic, so two runs that start together get two numbers
         number += 1
         with contextlib.suppress(FileExistsError):
@@ -65,7 +92,7 @@ def find(name: str, out: Path | None, resume: bool) -> tuple[Path, bool]:
     link = home / f".latest-{os.getpid()}"
     link.symlink_to(f"{number:03d}")
     link.replace(home / "latest")
-    return home / f"{number:03d}", False
+    return home / f"{number:03d}"
 
 
 @contextlib.contextmanager
@@ -74,29 +101,47 @@ def claim(run: Path) -> Iterator[None]:
     lock = FileLock(run / ".lock")
     owner = run / ".owner"
     try:
-        lock.acquire(timeout=0)
+        with writing(run):
+            lock.acquire(timeout=0)
     except Timeout:
         who = "another process"
         with contextlib.suppress(OSError, ValueError, KeyError):
             told = json.loads(owner.read_text())
             who = f"process {told['pid']} on {told['host']}"
         raise UserError(f"{run} is in use by {who}; wait for it to end, or choose another --out") from None
-    owner.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
     try:
+        with writing(run):
+            owner.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
         yield
     finally:
         owner.unlink(missing_ok=True)
         lock.release()
 
 
-def write_json(file: Path, value: Any) -> None:
-    """Write a JSON file whole or not at all."""
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn an OSError in here into a UserError that names the folder."""
+    try:
+        yield
+    except Timeout:  # an OSError too, that says that another process holds the lock
+        raise
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written to: {error.strerror or error}; choose another --out") from error
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a file whole or not at all, so that it survives a power cut."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     with temporary.open("w", encoding="utf-8") as out:
-        out.write(json.dumps(value, indent=1) + "\n")
+        out.write(text)
         out.flush()
         os.fsync(out.fileno())
     temporary.replace(file)
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    write_text(file, json.dumps(value, indent=1) + "\n")
 
 
 def _leaves(tree: Any, path: str = "") -> dict[str, Any]:
@@ -141,6 +186,7 @@ def fingerprint(world: World, recipe: Recipe, data_digest: str) -> dict[str, Any
         "processes": world.size,
         "memory_format": recipe.memory_format,
         "data": data_digest,
+        "plugins": digest(recipe.plugins),
         "recipe": recipe_hash(recipe),
     }
 

@@ -25,38 +25,24 @@ def evaluate(
     check: Callable[[], None],
 ) -> dict[str, float]:
     """`val_loss` in nats and `val_accuracy` in 0..1; `check` is called before each batch and may raise."""
+    everyone = torch.arange(len(feed))
+    batches = world.share(everyone).split(batch_size)
+    arriving = feed(batches, 0, [len(b) for b in batches])
+    totals = torch.zeros(2, dtype=torch.float64, device=world.device)
     was_training = model.training
     model.eval()
     try:
-        loss_sum, correct = _sums(model, feed, inputs, loss, world, batch_size, precision, check)
+        # Every process makes as many rounds as the longest share needs, because checking may be a collective decision.
+        for _ in range(math.ceil(math.ceil(len(everyone) / world.size) / batch_size)):
+            check()
+            batch = next(arriving, None)
+            if batch is not None and len(batch):
+                images, targets = inputs(batch, training=False)
+                with world.autocast(precision):
+                    logits = model(images)
+                    losses = loss(logits, targets)
+                totals += torch.stack((losses.double().sum(), (logits.argmax(1) == batch.labels).sum()))
     finally:
         model.train(was_training)
-    return Sums(loss_sum, correct, len(feed)).figures("val")
-
-
-def _sums(
-    model: torch.nn.Module,
-    feed: Feed,
-    inputs: Inputs,
-    loss: Callable[..., torch.Tensor],
-    world: World,
-    batch_size: int,
-    precision: str,
-    check: Callable[[], None],
-) -> tuple[float, float]:
-    everyone = torch.arange(len(feed))
-    batches = world.share(everyone).split(batch_size)
-    totals = torch.zeros(2, dtype=torch.float64, device=world.device)
-    arriving = feed(batches, 0, [len(b) for b in batches])
-    # Every process makes as many rounds as the longest share needs, because checking may be a collective decision.
-    for _ in range(math.ceil(math.ceil(len(everyone) / world.size) / batch_size)):
-        check()
-        batch = next(arriving, None)
-        if batch is not None and len(batch):
-            images, targets = inputs(batch, training=False)
-            with world.autocast(precision):
-                logits = model(images)
-                losses = loss(logits, targets)
-            totals += torch.stack((losses.double().sum(), (logits.argmax(1) == batch.labels).sum()))
     loss_sum, correct = world.sum(totals).tolist()
-    return loss_sum, correct
+    return Sums(loss_sum, correct, len(feed)).figures("val")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from trainrun.draw import step_seed
-from trainrun.engine.evaluate import evaluate
 from trainrun.engine.feed import Batch
 from trainrun.engine.run import Run
 from trainrun.engine.signals import Interrupted
@@ -29,7 +28,7 @@ def fit(run: Run) -> str:
             figures = record.period.figures("train")
             if run.validation and plan.evaluation(state.step):
                 try:
-                    figures |= validate(run)
+                    figures |= run.validate()
                 except Interrupted:  # the evaluation is owed still, and is made when the run goes on
                     keeper.save()
                     return "signal"
@@ -43,10 +42,13 @@ def fit(run: Run) -> str:
         done = state.step >= plan.stop or run.out_of_patience()
         if done or stop_signal or save_asked or save_due:
             keeper.save()
-            state.is_best = False
+            state.is_best = run.signals.save = False
         if run.out_of_patience():
             return "early_stopping"
         if done:
+            # At a stop_at between evaluations a look is told and not kept, so that a run that goes on is as if it had never stopped.
+            if not plan.evaluation(state.step):
+                run.teller.epoch(record.period.figures("train") | run.validate())
             return "epochs" if plan.stop == plan.total else "stop_at"
         if stop_signal:
             return "signal"
@@ -69,14 +71,15 @@ def fit(run: Run) -> str:
 
 
 def train_step(run: Run, batch: Batch, lr: float) -> torch.Tensor:
-    """One optimizer update on a batch, in micro-batches where asked for; returns summed loss and hits, float64 [2] on the device.
+    """One optimizer update on a batch, in micro-batches where asked for; never waits for the device.
 
-    Never waits for the device. The gradient is that of the mean loss over the step's whole batch, however it is split.
+    The gradient is that of the mean loss over the step's whole batch, however it is split.
+    Returns summed loss, hits, and the gradient's norm where it is clipped: float64 [3] on the device.
     """
     for group in run.optimizer.param_groups:
         group["lr"] = lr
     run.seed_model_draws(step_seed(run.recipe.seed, run.state.step, run.world.rank))
-    totals = torch.zeros(2, dtype=torch.float64, device=run.world.device)
+    totals = torch.zeros(3, dtype=torch.float64, device=run.world.device)
     micro_batches = batch.split(run.recipe.micro_batch)
     for n, micro in enumerate(micro_batches, 1):
         run.forward.require_backward_grad_sync = n == len(micro_batches)  # processes exchange gradients once a step
@@ -86,20 +89,14 @@ def train_step(run: Run, batch: Batch, lr: float) -> torch.Tensor:
             losses = run.loss(logits, targets)
         share = losses.sum() * (run.world.size / batch.whole)
         run.scaler.scale(share).backward()
-        totals += torch.stack((losses.detach().double().sum(), (logits.detach().argmax(1) == micro.labels).sum()))
+        totals[:2] += torch.stack((losses.detach().double().sum(), (logits.detach().argmax(1) == micro.labels).sum()))
     if run.recipe.clip is not None:
         run.scaler.unscale_(run.optimizer)
-        torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.recipe.clip)
+        norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.recipe.clip)
+        if not run.scaler.is_enabled():  # where it is, an infinite gradient is its daily business
+            totals[2] = norm
     run.scaler.step(run.optimizer)
     run.scaler.update()
     run.optimizer.zero_grad(set_to_none=True)
     run.average.update(run.state.step + 1)
     return totals
-
-
-def validate(run: Run) -> dict[str, float]:
-    """Evaluate the weights that are kept (the average where there is one) on the validation set."""
-    assert run.validation is not None
-    run.world.align_buffers(run.model)
-    with run.clock.paused():
-        return evaluate(run.judged, run.validation, run.inputs, run.loss, run.world, run.micro_batch_size, run.recipe.precision, run.check)

@@ -9,12 +9,10 @@ from typing import Any
 import torch
 
 from trainrun.draw import Draw, draws, key
-from trainrun.engine.feed import Batch
+from trainrun.engine.feed import Batch, Feed
+from trainrun.parts.augmentations import Statistics
 from trainrun.parts.datasets.splits import Data
 from trainrun.recipe.registry import PartNode, Registry
-
-# Mean and standard deviation of each channel.
-Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 _MEASURED = 10_000
 
@@ -46,31 +44,35 @@ class Inputs:
         return images.contiguous(memory_format=self.layout)
 
 
-def make_inputs(nodes: Sequence[PartNode], seed: int, memory_format: str, data: Data | Statistics, registry: Registry) -> Inputs:
-    """The recipe's augmentations, ready to apply; a part that is a class is given the data's mean and standard deviation first."""
+def make_inputs(nodes: Sequence[PartNode], seed: int, memory_format: str, statistics: Statistics, registry: Registry) -> Inputs:
+    """The recipe's augmentations, ready to apply; a part that is a class is given the statistics of the data first."""
     parts = []
     for place, node in enumerate(nodes):
         found = registry.get(node.kind, node.name)
         assert found is not None, node.name
         apply = found.call(node.options)
         if inspect.isclass(found.function):
-            apply = apply(data if isinstance(data, tuple) else statistics(data))
+            apply = apply(statistics)
         parts.append((apply, key("augment", place, node.name), bool(found.facts.get("always", False))))
     return Inputs(parts, seed, memory_format)
 
 
-def statistics(data: Data) -> Statistics:
-    """Mean and standard deviation of each channel in 0..1: published, else over up to 10,000 training pictures, evenly spaced."""
-    if data.mean is not None and data.std is not None:
-        return data.mean, data.std
-    ids = torch.linspace(0, len(data.train) - 1, min(_MEASURED, len(data.train))).long()
-    sums: Any = torch.zeros(2, data.train.shape[2], dtype=torch.float64)
+def statistics(data: Data, training: Feed) -> Statistics:
+    """The statistics of a data set: published, else measured over up to 10,000 training pictures, evenly spaced."""
+    published = (data.mean, data.std) if data.mean is not None and data.std is not None else None
+    return Statistics(data.train.shape[2], lambda: published or _measure(training))
+
+
+def _measure(training: Feed) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    ids = torch.linspace(0, len(training) - 1, min(_MEASURED, len(training))).long()
+    # Whole numbers add up to the same in any order and on any device.
+    sums: Any = 0
     pixels = 0
-    for piece in ids.split(256):
-        x = torch.from_numpy(data.train.read(piece.tolist())).double().div_(255).flatten(0, 2)
+    for pictures in training.fetch(ids.split(64)):
+        x = pictures.flatten(0, 2).long()
         sums += torch.stack((x.sum(0), x.square().sum(0)))
         pixels += len(x)
-    mean = sums[0] / pixels
-    std = (sums[1] / pixels - mean.square()).clamp(min=0).sqrt()
+    mean, square = sums.double().cpu() / pixels
+    std = (square - mean.square()).clamp(min=0).sqrt() / 255
     # A channel without any contrast is only centred.
-    return tuple(mean.tolist()), tuple(s if s > 0 else 1.0 for s in std.tolist())
+    return tuple((mean / 255).tolist()), tuple(s if s > 0 else 1.0 for s in std.tolist())

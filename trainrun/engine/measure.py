@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -39,12 +40,12 @@ class Record:
 
     def __init__(self, rows: int, world: World) -> None:
         self.world = world
-        self.rows = torch.zeros(rows, 2, dtype=torch.float64, device=world.device)
+        self.rows = torch.zeros(rows, 3, dtype=torch.float64, device=world.device)
         self.sizes: list[int] = []
         self.interval, self.period = Sums(), Sums()
 
     def write(self, totals: torch.Tensor, samples: int) -> None:
-        """One step's summed loss and hits (float64 [2], this process's part) over `samples` of all processes."""
+        """One step's summed loss, hits and gradient norm (float64 [3], this process's part) over `samples` of all processes."""
         self.rows[len(self.sizes)] = totals
         self.sizes.append(samples)
 
@@ -52,16 +53,23 @@ class Record:
     def full(self) -> bool:
         return len(self.sizes) == len(self.rows)
 
-    def read(self) -> int | None:
-        """Wait for the device and add the rows to the sums; returns how many steps ago a loss was not finite (0: the last step)."""
+    def read(self, tensors: Iterable[torch.Tensor]) -> tuple[str, int] | None:
+        """Wait for the device, once, and add the rows to the sums.
+
+        Returns what was not finite first (loss, gradient norm, or one of `tensors`, the state as it is now) and how many steps ago.
+        """
         sizes, self.sizes = self.sizes, []
-        rows = self.world.sum(self.rows[: len(sizes)].clone()).tolist()
-        for n, ((loss, correct), samples) in enumerate(zip(rows, sizes, strict=True)):
-            if not math.isfinite(loss):
-                return len(sizes) - 1 - n
+        # Zero where every tensor is finite, else NaN. A norm above 2e19 overflows float32 and counts as infinite.
+        mark = (torch.stack(torch._foreach_norm(list(tensors))) * 0).sum()
+        last = torch.stack((mark, mark, mark)).to(self.rows)[None]
+        *rows, (state, _, _) = self.world.sum(torch.cat((self.rows[: len(sizes)], last))).tolist()
+        for ago, (loss, correct, norm), samples in zip(range(len(sizes) - 1, -1, -1), rows, sizes, strict=True):
+            for what, value in (("loss", loss), ("gradient norm", norm)):
+                if not math.isfinite(value):
+                    return what, ago
             self.interval.add(loss, correct, samples)
             self.period.add(loss, correct, samples)
-        return None
+        return None if math.isfinite(state) else ("weights or their moments", 0)
 
     def state(self) -> dict[str, Any]:
         """The sums as plain values; call `read` first."""
@@ -71,17 +79,14 @@ class Record:
         self.interval, self.period = Sums(**state["interval"]), Sums(**state["period"])
 
 
-def finite(parameters: list[torch.Tensor]) -> bool:
-    """Whether all numbers of all tensors are finite; waits for the device."""
-    return bool(torch.stack(torch._foreach_norm([p.detach() for p in parameters])).isfinite().all())
+def culprits(
+    model: torch.nn.Module, state: Mapping[str, torch.Tensor], pictures: Iterable[torch.Tensor], autocast: Any, count: int = 3
+) -> list[str]:
+    """The first few layers concerned: tensors of the state whose norm is not finite, else modules with an output that is not.
 
-
-def culprits(model: torch.nn.Module, images: torch.Tensor, count: int = 3) -> list[str]:
-    """The first few layers concerned: parameters that are not finite, else modules whose output on `images` is not."""
-    bad = [name for name, p in model.named_parameters() if not p.isfinite().all()]
-    if bad:
-        return bad[:count]
-    found: list[str] = []
+    pictures: batches of what the network sees, gone through until one shows it, in the arithmetic of `autocast`.
+    """
+    found = [name for name, tensor in state.items() if not tensor.norm().isfinite()]
 
     def watch(name: str) -> Any:
         def see(_module: Any, _inputs: Any, output: Any) -> None:
@@ -92,8 +97,11 @@ def culprits(model: torch.nn.Module, images: torch.Tensor, count: int = 3) -> li
 
     watched = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if not list(module.children())]
     try:
-        with torch.no_grad():
-            model(images)
+        with torch.no_grad(), autocast:
+            for images in pictures:
+                if found:
+                    break
+                model(images)
     finally:
         for hook in watched:
             hook.remove()

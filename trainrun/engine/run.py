@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,20 +14,25 @@ import torch
 from trainrun.draw import key, order
 from trainrun.engine.average import Ema, Plain
 from trainrun.engine.clock import Clock
-from trainrun.engine.feed import Batch, Feed, budget, open_feed
-from trainrun.engine.inputs import Inputs, make_inputs
+from trainrun.engine.evaluate import evaluate
+from trainrun.engine.feed import Batch, Feed, Resident, budget, open_feed
+from trainrun.engine.inputs import Inputs, make_inputs, statistics
 from trainrun.engine.keeper import Keeper
-from trainrun.engine.measure import Record, culprits, finite
+from trainrun.engine.measure import Record, culprits
 from trainrun.engine.signals import Interrupted, Signals
 from trainrun.engine.state import Plan, State
 from trainrun.engine.teller import Silent
 from trainrun.errors import NonFinite, UserError
+from trainrun.parts.augmentations import Statistics
 from trainrun.parts.datasets.splits import Data
 from trainrun.parts.initializers import initialize
 from trainrun.parts.schedules import Schedule, make_schedule
 from trainrun.recipe.registry import PartNode, Registry, registry
 from trainrun.recipe.schema import EarlyStopping, Recipe
 from trainrun.world import World, native_bf16
+
+# fp16 starts with a loss scale of 65,536 and halves it at each overflow; a sound run stays above 1.
+_LEAST_SCALE = 1e-4
 
 
 @dataclass
@@ -40,8 +46,9 @@ class Run:
     training: Feed
     validation: Feed | None
     inputs: Inputs
+    statistics: Statistics
     model: torch.nn.Module
-    forward: torch.nn.Module
+    forward: Any  # the model as it is called in training: compiled, shared among processes, or itself
     average: Plain
     judged: torch.nn.Module
     optimizer: torch.optim.Optimizer
@@ -89,19 +96,48 @@ class Run:
         """Whether early stopping is on and its patience has run out."""
         return self.recipe.early_stopping is not None and self.state.waited >= self.rule.patience
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The floating-point tensors that a checkpoint holds, each by the name of the weight that it belongs to."""
+        names: dict[torch.Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}
+        kept = dict(self.model.state_dict())
+        if self.average.model is not self.model:
+            kept |= {f"{name} (average)": tensor for name, tensor in self.average.model.state_dict().items()}
+        for parameter, moments in self.optimizer.state.items():
+            kept |= {f"{names[parameter]} ({word})": m for word, m in moments.items() if torch.is_tensor(m) and m.shape == parameter.shape}
+        return {name: tensor for name, tensor in kept.items() if tensor.is_floating_point()}
+
     def read_record(self, batch: Batch | None = None) -> None:
         """Read what the steps measured; raises NonFinite, so that no state that holds a NaN is logged, evaluated or saved."""
-        ago = self.record.read()
-        if ago is None and finite(list(self.model.parameters())):
-            return
-        step = self.state.step - (ago or 0)
-        lr = self.schedule(step - 1)
-        sample = batch or next(self.batches(max(self.state.step - 1, 0)))
-        layers = culprits(self.model, self.inputs(sample, training=True)[0])
-        where = f"; first concerned: {', '.join(layers)}" if layers else ""
-        raise NonFinite(
-            f"the {'weights' if ago is None else 'loss'} became NaN or infinite at step {step}, with learning rate {lr:.6g}{where}"
-        )
+        found = self.record.read(self.tensors().values())
+        if found is None and self.scaler.get_scale() < _LEAST_SCALE:
+            found = "gradient, at every loss scale,", 0
+        if found:
+            what, ago = found
+            sample = next(self.batches(max(self.state.step - 1, 0))) if batch is None else batch
+            raise self.non_finite(what, self.state.step - ago, [sample], training=True)
+
+    def validate(self) -> dict[str, float]:
+        """Evaluate the weights that are kept (the average where there is one); nothing without a validation set; raises NonFinite."""
+        if self.validation is None:
+            return {}
+        self.world.align_buffers(self.average.model)
+        with self.clock.paused():
+            figures = evaluate(
+                self.judged, self.validation, self.inputs, self.loss, self.world, self.micro_batch_size, self.recipe.precision, self.check
+            )
+        if not math.isfinite(figures["val_loss"]):
+            ids = torch.arange(len(self.validation)).split(self.micro_batch_size)
+            raise self.non_finite("validation loss", self.state.step, self.validation(ids, 0, map(len, ids)), training=False)
+        return figures
+
+    def non_finite(self, what: str, step: int, batches: Iterable[Batch], training: bool) -> NonFinite:
+        """The error that tells what was not finite after which step, at which learning rate, and the first layers that show it on `batches`."""
+        pictures = (self.inputs(micro, training)[0] for batch in batches for micro in batch.split(self.recipe.micro_batch))
+        model = self.model if training else self.average.model
+        layers = culprits(model.train(training), self.tensors(), pictures, self.world.autocast(self.recipe.precision))
+        concerned = f"; first concerned: {', '.join(layers)}" if layers else ""
+        lr = self.schedule(max(step - 1, 0))
+        return NonFinite(f"the {what} became NaN or infinite at step {step}, with learning rate {lr:.6g}{concerned}")
 
     def check(self) -> None:
         """Raise Interrupted if any process is asked to stop; called by all processes together."""
@@ -178,17 +214,18 @@ def build(recipe: Recipe, world: World, data: Data, signals: Signals, parts: Reg
     with signals.at_once():
         room = budget(world)
         training = open_feed(data.train, recipe.data, world, room)
-        spent = training.pictures.nbytes if training.resident else 0
+        spent = training.pictures.nbytes if isinstance(training, Resident) else 0
         validation = open_feed(data.validation, recipe.data, world, room - spent) if data.validation is not None else None
     layout = torch.channels_last if recipe.memory_format == "channels_last" else torch.contiguous_format
-    model = make_model(recipe, data, parts).to(world.device, memory_format=layout)
-    inputs = make_inputs(recipe.augment, recipe.seed, recipe.memory_format, data, parts)
+    model = make_model(recipe, data, parts).to(world.device).to(memory_format=layout)
+    figures = statistics(data, training)
+    inputs = make_inputs(recipe.augment, recipe.seed, recipe.memory_format, figures, parts)
     average = Ema(model, recipe.ema) if recipe.ema else Plain(model)
     compiled: Callable[[torch.nn.Module], Any] = torch.compile if recipe.compile == "on" else lambda module: module
     optimizer = parts.build(recipe.optimizer)(model, recipe.schedule.lr)
     return Run(
         recipe=recipe, world=world, data=data, plan=plan, training=training, validation=validation, inputs=inputs,
-        model=model, forward=compiled(world.wrap(model)), average=average, judged=compiled(average.model),
+        statistics=figures, model=model, forward=compiled(world.wrap(model)), average=average, judged=compiled(average.model),
         optimizer=optimizer, scaler=world.scaler(recipe.precision),
         schedule=make_schedule(recipe.schedule, plan.total, plan.steps_per_epoch, parts),
         loss=parts.build(recipe.loss), rule=recipe.early_stopping or EarlyStopping(), signals=signals,

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
@@ -20,6 +21,7 @@ class Signals:
     def __init__(self) -> None:
         self.stop: int | None = None
         self.save = False
+        self._since = 0.0
         self._raise = False
 
     def __enter__(self) -> Signals:
@@ -37,8 +39,12 @@ class Signals:
             self.save = True
             return
         if self.stop is not None:
+            # A scheduler tells every process, and torchrun passes on what it was told: that is one wish, not two.
+            if number == self.stop == signal.SIGTERM and "TORCHELASTIC_RUN_ID" in os.environ and time.monotonic() - self._since < 1:
+                return
+            os.write(2, f"trainrun: ended at once by a second signal, {signal.Signals(number).name}\n".encode())
             os._exit(128 + number)
-        self.stop = number
+        self.stop, self._since = number, time.monotonic()
         if self._raise:
             raise Interrupted
 
@@ -50,9 +56,9 @@ class Signals:
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
         """Within this context a stop interrupts whatever runs: for long work that changes nothing that is saved."""
-        self.check()
-        self._raise = True
+        self._raise = True  # before the check, so that no signal falls between the two
         try:
+            self.check()
             yield
         finally:
             self._raise = False

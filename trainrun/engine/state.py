@@ -51,8 +51,8 @@ class Plan:
         return last - first
 
     def evaluation(self, step: int) -> bool:
-        """Whether validation is due after this many steps."""
-        return step > 0 and (step % self.evaluate_every == 0 or step == self.stop)
+        """Whether validation is due after this many steps; where `stop` lies has no say in it, so that a run that goes on is the same run."""
+        return step > 0 and (step % self.evaluate_every == 0 or step == self.total)
 
     def report(self, step: int) -> bool:
         """Whether a line is due: at every epoch's end and every evaluation."""
@@ -76,10 +76,9 @@ class State:
 
     def observe(self, figures: dict[str, float], epoch: float, rule: EarlyStopping) -> None:
         """Note an evaluation: better by more than min_delta starts the wait again; NaN is never better."""
-        now = figures[rule.monitor]
         sign = 1 if rule.monitor == "val_accuracy" else -1
-        before = -math.inf if self.best is None else sign * self.best[rule.monitor]
-        self.is_best = math.isfinite(now) and sign * now > before + (rule.min_delta if self.best else 0)
+        gain = math.inf if self.best is None else sign * (figures[rule.monitor] - self.best[rule.monitor])
+        self.is_best = math.isfinite(figures[rule.monitor]) and gain > rule.min_delta
         if self.is_best:
             self.best = {"step": self.step, "epoch": epoch, **figures}
             self.waited = 0

@@ -15,6 +15,8 @@ from trainrun.errors import UserError
 from trainrun.recipe.registry import part
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
     from trainrun.draw import Draw
@@ -70,6 +72,20 @@ def horizontal_flip(
     return both.index_select(0, torch.arange(count, device=images.device) + count * mirrored).permute(0, 3, 1, 2)
 
 
+class Statistics:
+    """Mean and standard deviation of each channel of the training pictures, in 0..1: `figures`, measured when they are first asked for."""
+
+    def __init__(self, channels: int, measure: Callable[[], tuple[tuple[float, ...], tuple[float, ...]]]) -> None:
+        self.channels, self._measure = channels, measure
+        self.measured: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+
+    @property
+    def figures(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The means and the standard deviations."""
+        self.measured = self.measured or self._measure()
+        return self.measured
+
+
 def _checked(values: list[float] | None, channels: int) -> list[float] | None:
     if values is not None and len(values) not in (1, channels):
         raise UserError(f"normalize has {len(values)} values for pictures with {channels} channels; write {channels}, or one for all")
@@ -86,15 +102,15 @@ class normalize:
 
     def __init__(
         self,
-        published: tuple[tuple[float, ...], tuple[float, ...]],
+        statistics: Statistics,
         *,
         mean: Annotated[list[float] | None, Field(min_length=1, description="Mean of each channel, in 0..1.")] = None,
         std: Annotated[
             list[Annotated[float, Field(gt=0)]] | None, Field(min_length=1, description="Standard deviation of each channel, in 0..1.")
         ] = None,
     ) -> None:
-        self.mean = tuple(_checked(mean, len(published[0])) or published[0])
-        self.std = tuple(_checked(std, len(published[1])) or published[1])
+        self.mean = tuple(_checked(mean, statistics.channels) or statistics.figures[0])
+        self.std = tuple(_checked(std, statistics.channels) or statistics.figures[1])
         self._rows: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __call__(self, images: torch.Tensor, draw: Draw) -> torch.Tensor:
