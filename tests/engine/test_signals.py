@@ -138,7 +138,11 @@ def test_usr1_saves_and_goes_on(tmp_path: Path, recipe: Path) -> None:
     assert ended(child, run, signal.SIGTERM)["steps"] > step
 
 
-@pytest.mark.parametrize(("where", "training", "validation", "steps"), [("yes", 60.0, 0.0, None), ("no", 0.0, 0.5, 4)], ids=["decoding", "evaluating"])
+@pytest.mark.parametrize(
+    ("where", "training", "validation", "steps"),
+    [("yes", 60.0, 0.0, None), ("no", 0.0, 0.5, 4), ("no", 60.0, 0.0, 0)],
+    ids=["decoding", "evaluating", "waiting for a batch"],
+)
 def test_a_signal_is_answered_while_pictures_are_read(
     tmp_path: Path, slow_recipe: Path, where: str, training: float, validation: float, steps: int | None
 ) -> None:

@@ -54,7 +54,12 @@ def fit(run: Run) -> str:
             return "signal"
 
         # One step: schedule, draw, forward, backward, clip, update.
-        batch = next(batches)
+        try:
+            with run.answering():
+                batch = next(batches)
+        except Interrupted:  # no step has begun
+            keeper.save()
+            return "signal"
         with run.compiling():
             totals = train_step(run, batch, run.schedule(state.step))
         record.write(totals, batch.whole)

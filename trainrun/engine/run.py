@@ -121,7 +121,7 @@ class Run:
         if self.validation is None:
             return {}
         self.world.align_buffers(self.average.model)
-        with self.clock.paused():
+        with self.clock.paused(), self.answering():
             figures = evaluate(
                 self.judged, self.validation, self.inputs, self.loss, self.world, self.micro_batch_size, self.recipe.precision, self.check
             )
@@ -143,6 +143,10 @@ class Run:
         """Raise Interrupted if any process is asked to stop; called by all processes together."""
         if self.world.any(self.signals.stop is not None)[0]:
             raise Interrupted
+
+    def answering(self) -> Any:
+        """A context in which a stop interrupts at once, where no other process waits for this one: for work of unknown length."""
+        return self.signals.at_once() if self.world.size == 1 else contextlib.nullcontext()
 
     def compiling(self) -> Any:
         """The context of a step: while the first one compiles, a stop interrupts it at once, because nothing is lost by that."""
@@ -168,8 +172,10 @@ def settle(
 ) -> tuple[Recipe, dict[str, str]]:
     """The recipe with every automatic value decided for this machine, and the reason of each by its dotted path.
 
-    shape: height, width and channels of the pictures, where the data set is at hand.
+    shape: height, width and channels of the pictures, where the data set is at hand; else what its part knows of itself.
     """
+    known = parts.get("data", recipe.data.name)
+    shape = shape or (known.facts.get("shape", lambda options: None)(recipe.data.options) if known else None)
     decided: dict[str, Any] = {}
     reasons: dict[str, str] = {}
     if recipe.precision == "auto":

@@ -113,7 +113,7 @@ def _held_out(files: Files, good: np.ndarray, fraction: float, seed: int) -> np.
     return chosen
 
 
-@part("data")
+@part("data", shape=lambda options: options["size"] and (options["size"], options["size"], options["channels"]))
 def folder(
     *,
     root: Annotated[str, Field(min_length=1, description="The folder that holds train/ and val/, or the class folders.")],

@@ -82,7 +82,7 @@ class _Pictures:
         return pictures
 
 
-@part("data")
+@part("data", shape=lambda options: (*options["shape"][1:], options["shape"][0]))
 def synthetic(
     *,
     shape: Annotated[
