@@ -17,6 +17,11 @@ help:  ## say what can be made
 
 setup: .venv/.develops  ## install trainrun and what its development needs into .venv
 
+.venv/.benches: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	touch $@
+
 demo: .venv/.runs  ## train the demo: real digits, offline, under a minute
 	$(BIN)/trainrun fit configs/digits.yaml
 
@@ -38,4 +43,9 @@ fix: .venv/.develops  ## mend what the linter can mend, and write the schema ane
 	$(BIN)/trainrun schema > configs/trainrun.schema.json
 	$(BIN)/trainrun schema --partial > recipes/trainrun.schema.json
 
-.PHONY: help setup demo test check fix
+bench: .venv/.benches  ## measure speed, start and memory against peers; DATA=PATH for real pictures
+	$(BIN)/python benchmarks/throughput.py $(if $(DATA),--data $(DATA))
+	$(BIN)/python benchmarks/start.py
+	$(BIN)/python benchmarks/memory.py
+
+.PHONY: help setup demo test check fix bench
