@@ -317,7 +317,7 @@ def _decode(split: Split, workers: int, timeout: float) -> torch.Tensor:
     source = Streamed(split, World(torch.device("cpu")), workers, timeout)
     done = 0
     try:
-        with tqdm(total=len(split), desc="decoding", unit=" pictures", disable=None, leave=False) as bar:
+        with tqdm(total=len(split), desc="decoding", unit=" pictures", leave=False) as bar:
             for piece in source.fetch(torch.arange(len(split)).split(_CHUNK)):
                 pictures[done : done + len(piece)] = piece
                 done += len(piece)

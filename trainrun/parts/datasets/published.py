@@ -144,7 +144,7 @@ def _download(url: str, folder: str, md5: str) -> None:
         with (
             urllib.request.urlopen(url, timeout=30) as response,
             open(partial, "wb") as out,
-            tqdm(total=response.length, unit="B", unit_scale=True, desc=name, disable=None, leave=False) as bar,
+            tqdm(total=response.length, unit="B", unit_scale=True, desc=name, leave=False) as bar,
         ):
             while block := response.read(1 << 18):
                 out.write(block)

@@ -164,7 +164,7 @@ def _decode_all(decoding: _Decoding, indices: list[int], spool: _Spool | None) -
     chunks = [indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)]
     with (
         contextlib.closing((_in_processes if len(indices) > _FEW else _here)(decoding, chunks)) as results,
-        tqdm(total=len(indices), desc="checking pictures", unit="file", disable=None, leave=False) as bar,
+        tqdm(total=len(indices), desc="checking pictures", unit="file", leave=False) as bar,
     ):
         for looks in results:
             for look in looks:
