@@ -48,13 +48,6 @@ def _allowed(plugins: bool) -> list[str]:
     return ["--allow-plugins"] if plugins else []
 
 
-def _bars(wanted: bool = True) -> None:
-    """Let tqdm draw its bars only where a person looks; called before anything imports it."""
-    from trainrun.report.console import on_terminal
-
-    os.environ.setdefault("TQDM_DISABLE", "" if wanted and on_terminal(sys.stderr) else "1")
-
-
 def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=1, allow_nan=False))
 
@@ -81,7 +74,8 @@ def fit(
     """Train a recipe."""
     words = [*(overrides or []), *(set_ or [])]
     loaded = _load(recipe, words, allow_plugins)
-    _bars(not quiet)
+    if quiet:
+        os.environ["TQDM_DISABLE"] = "1"
     from trainrun.engine.launch import launch
 
     again = ["fit", recipe, *words, *_allowed(allow_plugins)]
@@ -213,7 +207,6 @@ def eval_(
 ) -> None:
     """Evaluate a run's weights on its validation pictures."""
     import trainrun.parts  # noqa: F401 - fills the registry
-    _bars()
     from trainrun.engine.use import evaluate_run
     from trainrun.report.console import clean
 

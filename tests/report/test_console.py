@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from trainrun.report import console
-from trainrun.report.console import COLUMNS, Console, clean, columns, duration, live_line, on_terminal, progress_parts, row
+from trainrun.report.console import COLUMNS, Console, clean, columns, duration, live_line, no_bars, on_terminal, progress_parts, row
 
 FIGURES = {
     "epoch": 3.0, "step": 69, "train_loss": 0.13441, "train_accuracy": 0.96671, "val_loss": 0.16111, "val_accuracy": 0.9493,
@@ -352,3 +352,14 @@ def test_ctrl_c_on_a_real_terminal_saves_and_gives_the_cursor_back(tmp_path: Pat
     assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l")
     rows = [line for line in shown if "%" in line]
     assert rows and all(len(line) <= 80 for line in rows)
+
+
+@pytest.mark.parametrize(("term", "ci", "quiet", "bars"), [("xterm", "", "", True), ("dumb", "", "", False), ("xterm", "1", "", False), ("xterm", "", "1", False)])
+def test_bars_are_drawn_where_a_person_looks(monkeypatch: pytest.MonkeyPatch, term: str, ci: str, quiet: str, bars: bool) -> None:
+    ours, theirs = pty.openpty()
+    with open(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        for name, value in {"TERM": term, "CI": ci, "TQDM_DISABLE": quiet}.items():
+            monkeypatch.setenv(name, value)
+        assert no_bars() is not bars
+    os.close(ours)

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from trainrun.engine import decoded
 from trainrun.errors import UserError
 from trainrun.parts.datasets.splits import Split
+from trainrun.report.console import no_bars
 from trainrun.world import World, free_memory
 
 _CHUNK = 256
@@ -317,7 +318,7 @@ def _decode(split: Split, workers: int, timeout: float) -> torch.Tensor:
     source = Streamed(split, World(torch.device("cpu")), workers, timeout)
     done = 0
     try:
-        with tqdm(total=len(split), desc="decoding", unit=" pictures", leave=False) as bar:
+        with tqdm(total=len(split), desc="decoding", unit=" pictures", disable=no_bars(), leave=False) as bar:
             for piece in source.fetch(torch.arange(len(split)).split(_CHUNK)):
                 pictures[done : done + len(piece)] = piece
                 done += len(piece)

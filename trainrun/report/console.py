@@ -45,6 +45,11 @@ def on_terminal(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb" and os.environ.get("CI", "").lower() in ("", "0", "false")
 
 
+def no_bars() -> bool:
+    """Whether tqdm's bars stay away: nobody looks at stderr, or TQDM_DISABLE is set, as --quiet does."""
+    return bool(os.environ.get("TQDM_DISABLE")) or not on_terminal(sys.stderr)
+
+
 def columns(width: int | None = None) -> list[str]:
     """The columns of the table that fit `width` characters, all of them where it is None."""
     chosen = list(COLUMNS)

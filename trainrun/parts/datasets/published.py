@@ -136,6 +136,8 @@ def _download(url: str, folder: str, md5: str) -> None:
 
     from tqdm import tqdm
 
+    from trainrun.report.console import no_bars
+
     name = url.rsplit("/", 1)[1]
     final, partial = os.path.join(folder, name), os.path.join(folder, f".{name}.{os.getpid()}.part")
     digest = hashlib.md5(usedforsecurity=False)
@@ -144,7 +146,7 @@ def _download(url: str, folder: str, md5: str) -> None:
         with (
             urllib.request.urlopen(url, timeout=30) as response,
             open(partial, "wb") as out,
-            tqdm(total=response.length, unit="B", unit_scale=True, desc=name, leave=False) as bar,
+            tqdm(total=response.length, unit="B", unit_scale=True, desc=name, disable=no_bars(), leave=False) as bar,
         ):
             while block := response.read(1 << 18):
                 out.write(block)

@@ -158,13 +158,15 @@ class _Spool:
 def _decode_all(decoding: _Decoding, indices: list[int], spool: _Spool | None) -> tuple[Verdict, bool]:
     from tqdm import tqdm
 
+    from trainrun.report.console import no_bars
+
     bad: dict[int, str] = {}
     firsts: dict[Shape, int] = {}
     lasting = True
     chunks = [indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)]
     with (
         contextlib.closing((_in_processes if len(indices) > _FEW else _here)(decoding, chunks)) as results,
-        tqdm(total=len(indices), desc="checking pictures", unit="file", leave=False) as bar,
+        tqdm(total=len(indices), desc="checking pictures", unit="file", disable=no_bars(), leave=False) as bar,
     ):
         for looks in results:
             for look in looks:
