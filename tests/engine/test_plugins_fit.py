@@ -132,7 +132,7 @@ log: {every: 1st}
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with the README's example and a recipe that uses it."""
-    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    (example,) = re.findall(r"```python\n(from typing import .*?)```", README.read_text(), re.DOTALL)
     (tmp_path / "my_parts.py").write_text(example)
     (tmp_path / "k.yaml").write_text(RECIPE)
     return tmp_path
