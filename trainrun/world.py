@@ -119,7 +119,7 @@ class World:
         wrapped = torch.nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
         # After its first backward pass DDP lays out its buckets anew, and over more than two processes the order in which a
         # number is summed depends on its place in them. A made-up pass first, and a resumed process sums as one that never stopped.
-        model.forward = lambda: sum(p.sum() for p in model.parameters() if p.requires_grad)  # type: ignore[method-assign]
+        model.forward = lambda: sum(p.sum() for p in model.parameters() if p.requires_grad)  # type: ignore[method-assign]  # for one backward pass, of all weights
         wrapped().backward()
         del model.forward
         wrapped.zero_grad(set_to_none=True)

@@ -45,7 +45,7 @@ class Noted:
 def split_of(function: object = read, cache: bool = False, digest: str = "d1") -> Split:
     """A split of a hundred small pictures."""
     labels = np.random.default_rng(1).integers(0, 10, COUNT)
-    return Split(labels, SHAPE, function, digest, source=lambda i: f"/pictures/{i}.png", cache=cache)  # type: ignore[arg-type]
+    return Split(labels, SHAPE, function, digest, source=lambda i: f"/pictures/{i}.png", cache=cache)  # type: ignore[arg-type]  # `function` is anything that reads
 
 
 def passes(epoch: int, size: int = 16) -> tuple[torch.Tensor, ...]:

@@ -134,7 +134,7 @@ def test_pictures_that_changed_are_decoded_anew(tmp_path: Path, monkeypatch: pyt
     file.parent.mkdir(parents=True)
 
     def pixel(**more: object) -> int:
-        feed = open_feed(folder.folder(root=str(tmp_path / "data"), **more).train, options(), CPU, 10**9)  # type: ignore[arg-type]
+        feed = open_feed(folder.folder(root=str(tmp_path / "data"), **more).train, options(), CPU, 10**9)  # type: ignore[arg-type]  # options of any kind
         assert isinstance(feed, Resident)
         return int(feed.pictures[0, 0, 0, 0])
 

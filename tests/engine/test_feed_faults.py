@@ -117,7 +117,7 @@ def test_a_worker_that_dies_while_the_network_computes_does_not_disturb_it() -> 
     with streamed(read, 1) as feed:
         coming = feed.fetch(batches)
         found = [next(coming)]
-        os.kill(feed._loader._iterator._workers[0].pid, signal.SIGKILL)  # type: ignore[union-attr]
+        os.kill(feed._loader._iterator._workers[0].pid, signal.SIGKILL)  # type: ignore[union-attr]  # where the processes are known
         time.sleep(0.5)  # where the training step would be
         expect([*found, *coming], batches)
 
@@ -228,7 +228,7 @@ def test_closing_ends_the_workers(tmp_path: Path) -> None:
     noted = Noted(tmp_path / "notes")
     with streamed(noted, 2) as feed:
         list(feed.fetch(passes(0)))
-        iterator = feed._loader._iterator  # type: ignore[union-attr]
+        iterator = feed._loader._iterator  # type: ignore[union-attr]  # where the processes are known
         workers = list(iterator._workers)
         assert all(w.is_alive() for w in workers) and len(workers) == 2
         feed.close()

@@ -184,7 +184,7 @@ def forgetting() -> None:
     """In a child, a planted fault: what the optimizer has gathered is not restored."""
     import torch
 
-    torch.optim.Optimizer.load_state_dict = lambda *_: None  # type: ignore[assignment,method-assign]  # the fault
+    torch.optim.Optimizer.load_state_dict = lambda *_: None  # type: ignore[assignment, method-assign]  # the fault
 
 
 def drawing_on(mark: Path, last: int | None) -> None:

@@ -268,7 +268,7 @@ def test_torchcodec_decodes_plain_jpegs_and_leaves_the_rest_to_pillow(monkeypatc
         return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
 
     monkeypatch.setitem(sys.modules, "torchcodec", types.ModuleType("torchcodec"))
-    monkeypatch.setitem(sys.modules, "torchcodec.decoders", types.SimpleNamespace(decode_jpeg=decode_jpeg))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", types.SimpleNamespace(decode_jpeg=decode_jpeg))  # type: ignore[arg-type]  # a module is any object with attributes
     data = encode(PHOTO)
     for channels in (1, 3):
         for size in (None, 40):

@@ -48,8 +48,8 @@ def cifar_batches(spec: Any) -> dict[str, dict[str, Any]]:
 def python2_pickle(batch: dict[str, Any]) -> bytes:
     """As the published files have it: protocol 2, the array by way of _reconstruct, raw data as a byte string."""
 
-    class Plain(pickle._Pickler):  # type: ignore[name-defined, misc]
-        dispatch: ClassVar[dict[type, Any]] = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]
+    class Plain(pickle._Pickler):  # type: ignore[name-defined, misc]  # the Python one, which can be extended
+        dispatch: ClassVar[dict[type, Any]] = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]  # as above
 
         def save_bytes(self, value: bytes) -> None:
             self.write(b"T" + len(value).to_bytes(4, "little") + value)
@@ -298,7 +298,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, files: dict[str, bytes]) -> list[str]
         if name not in files:
             raise urllib.error.URLError("Name or service not known")
         response = io.BytesIO(files[name])
-        response.length = len(files[name])  # type: ignore[attr-defined]
+        response.length = len(files[name])  # type: ignore[attr-defined]  # as a response of the library has it
         return response
 
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)

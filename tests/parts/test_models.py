@@ -96,7 +96,7 @@ def test_a_wrong_depth_names_the_nearest(name: str, depth: int, near: str) -> No
 )
 def test_any_picture_learns_under_bfloat16_and_channels_last(name: str, options: dict[str, Any], shape: tuple[int, int, int]) -> None:
     torch.manual_seed(0)
-    model = build(name, shape, 7, **options).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = build(name, shape, 7, **options).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's overloads leave this one out
     x = torch.randn(4, *shape).to(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
         logits = model(x)
@@ -137,7 +137,7 @@ def test_tiny_convnet_learns_digits(options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     order = torch.randperm(len(x))
     train, test = order[:1437], order[1437:]
-    model = build("tiny_convnet", (1, 8, 8), 10, **options).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = build("tiny_convnet", (1, 8, 8), 10, **options).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as above
     steps = 15 * (len(train) // 64)
     optimizer = sgd(model, 0.1, weight_decay=5e-4)
     for step in range(steps):

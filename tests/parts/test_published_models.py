@@ -33,7 +33,7 @@ def build(name: str, shape: tuple[int, int, int] = (3, 32, 32), classes: int = 1
 @pytest.fixture
 def meta(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Build without memory or time. RegNet computes its widths with tensors, which must then be real."""
-    widths = regnet.BlockParams.from_init_params.__func__  # type: ignore[attr-defined]
+    widths = regnet.BlockParams.from_init_params.__func__  # type: ignore[attr-defined]  # the function behind the class method
 
     def real(cls: type, *args: Any, **options: Any) -> Any:
         with torch.device("cpu"):

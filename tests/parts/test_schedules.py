@@ -18,7 +18,7 @@ from trainrun.recipe.registry import PartNode, registry
 
 
 def node(kind: str, name: str, **options: Any) -> PartNode:
-    model = registry.get(kind, name).options.model_validate(options)  # type: ignore[union-attr]
+    model = registry.get(kind, name).options.model_validate(options)  # type: ignore[union-attr]  # it is registered
     return PartNode(kind, name, {key: getattr(model, key) for key in type(model).model_fields})
 
 

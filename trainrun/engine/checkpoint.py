@@ -84,7 +84,7 @@ def load_weights(model: torch.nn.Module, tensors: Tensors) -> None:
     """Copy a checkpoint's weights into the model it was made from, in place and in the model's own memory layout."""
     state = OrderedDict(tensors)
     # Some modules (torchvision's MNASNet) take a state without version numbers for one of an older kind.
-    state._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    state._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]  # torch keeps it there, and annotates it nowhere
     model.load_state_dict(state)
 
 

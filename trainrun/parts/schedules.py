@@ -50,7 +50,7 @@ def none(progress: Progress) -> float:
 def gradual(
     progress: Progress,
     *,
-    for_: Annotated[Span, Field(description="Length of the warm-up.")],  # type: ignore[valid-type]
+    for_: Annotated[Span, Field(description="Length of the warm-up.")],  # type: ignore[valid-type]  # a checked type made by a function
     start: Annotated[float, Field(ge=0, description="Learning rate of the first step, in absolute terms.")] = 0.0,
 ) -> float:
     """Rise in a straight line from `start` to the base learning rate, step by step.
@@ -75,7 +75,7 @@ def constant(progress: Progress) -> float:
 def multistep(
     progress: Progress,
     *,
-    at: Annotated[list[Span], Field(min_length=1, description="Milestones, counted from the run's start.")],  # type: ignore[valid-type]
+    at: Annotated[list[Span], Field(min_length=1, description="Milestones, counted from the run's start.")],  # type: ignore[valid-type]  # as above
     gamma: Annotated[float, Field(gt=0, description="Factor at each milestone; not used where values are given.")] = 0.1,
     values: Annotated[
         list[Annotated[float, Field(ge=0)]] | None,
@@ -107,7 +107,7 @@ def cosine(
     progress: Progress,
     *,
     alpha: Annotated[float, Field(ge=0, le=1, description="Factor that is left at the end.")] = 0.0,
-    steps: Annotated[Span | None, Field(description="Length of the fall; by default all that the warm-up leaves.")] = None,  # type: ignore[valid-type]
+    steps: Annotated[Span | None, Field(description="Length of the fall; by default all that the warm-up leaves.")] = None,  # type: ignore[valid-type]  # as above
 ) -> float:
     """Fall along half a cosine, flat at both ends.
 

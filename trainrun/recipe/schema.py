@@ -41,7 +41,7 @@ class Schedule(Options):
 
     lr: Annotated[float, Field(gt=0, le=1e6, description="Base learning rate.")]
     warmup: Annotated[Warmup, Field(description="How the learning rate rises at the start.")] = "none"  # type: ignore[assignment]  # the loader turns names into nodes
-    decay: Annotated[Decay, Field(description="How the learning rate falls afterwards.")] = "constant"  # type: ignore[assignment]
+    decay: Annotated[Decay, Field(description="How the learning rate falls afterwards.")] = "constant"  # type: ignore[assignment]  # as above
 
 
 class EarlyStopping(Options):
@@ -65,20 +65,20 @@ class Ema(Options):
 class Checkpoint(Options):
     """When the state of the run is saved, and how many of the saved states are kept."""
 
-    every: Annotated[Interval | Literal["off"], Field(description="Time or steps between saves, or off.")] = "60s"  # type: ignore[valid-type]
+    every: Annotated[Interval | Literal["off"], Field(description="Time or steps between saves, or off.")] = "60s"  # type: ignore[valid-type]  # a checked type made by a function
     keep: Annotated[int, Field(ge=1, le=1000, description="How many of the latest checkpoints stay on disk.")] = 2
 
 
 class Evaluate(Options):
     """When the validation set is gone through."""
 
-    every: Annotated[Span, Field(description="Epochs or steps between evaluations; the end of training is always evaluated.")] = "1ep"  # type: ignore[valid-type]
+    every: Annotated[Span, Field(description="Epochs or steps between evaluations; the end of training is always evaluated.")] = "1ep"  # type: ignore[valid-type]  # as above
 
 
 class Log(Options):
     """What is written about the run while it goes."""
 
-    every: Annotated[Steps, Field(description="Steps between lines in metrics.jsonl.")] = "50st"  # type: ignore[valid-type]
+    every: Annotated[Steps, Field(description="Steps between lines in metrics.jsonl.")] = "50st"  # type: ignore[valid-type]  # as above
     tensorboard: Annotated[bool, Field(description="Also write TensorBoard event files.")] = False
 
 
@@ -101,7 +101,7 @@ class Recipe(Options):
     seed: Annotated[int, Field(ge=0, lt=2**32, description="Seed of everything random in the run.")] = 0
     data: Annotated[Data, Field(description="Where the pictures and labels come from.")]
     model: Annotated[Model, Field(description="The network.")]
-    initializer: Annotated[Initializer, Field(description="How weights are drawn before the first step.")] = "default"  # type: ignore[assignment]
+    initializer: Annotated[Initializer, Field(description="How weights are drawn before the first step.")] = "default"  # type: ignore[assignment]  # the loader turns names into nodes
     batch_size: Annotated[
         int, Field(ge=1, le=1_000_000, description="Pictures that make one step, over all micro-batches and processes.")
     ] = 128
@@ -109,12 +109,12 @@ class Recipe(Options):
         int | None,
         Field(ge=1, description="Pictures in one forward and backward pass of one process; gradients accumulate up to batch_size."),
     ] = None
-    epochs: Annotated[Epochs, Field(description="Length of the training that the schedule is made for.")]  # type: ignore[valid-type]
-    stop_at: Annotated[Epochs | None, Field(description="Stop here, with the schedule still made for the whole of epochs.")] = None  # type: ignore[valid-type]
-    optimizer: Annotated[Optimizer, Field(description="How a gradient becomes an update.")] = "sgd"  # type: ignore[assignment]
+    epochs: Annotated[Epochs, Field(description="Length of the training that the schedule is made for.")]  # type: ignore[valid-type]  # a checked type made by a function
+    stop_at: Annotated[Epochs | None, Field(description="Stop here, with the schedule still made for the whole of epochs.")] = None  # type: ignore[valid-type]  # as above
+    optimizer: Annotated[Optimizer, Field(description="How a gradient becomes an update.")] = "sgd"  # type: ignore[assignment]  # the loader turns names into nodes
     schedule: Annotated[Schedule, Field(description="Learning rate: base, warm-up, decay.")]
     augment: Annotated[list[Augmentation], Field(description="What is done to each picture, in order.")] = []
-    loss: Annotated[Loss, Field(description="What is minimised.")] = "cross_entropy"  # type: ignore[assignment]
+    loss: Annotated[Loss, Field(description="What is minimised.")] = "cross_entropy"  # type: ignore[assignment]  # as above
     clip: Annotated[float | None, Field(gt=0, description="Largest norm of the whole gradient; longer ones are scaled down to it.")] = None
     ema: Annotated[Ema | None, Field(description="Moving average of the weights.")] = None
     early_stopping: Annotated[EarlyStopping | None, Field(description="Stop when validation no longer improves.")] = None

@@ -77,7 +77,7 @@ def read_members(path: str, limits: Mapping[str, int]) -> dict[str, bytes]:
     try:
         with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file, gzip.GzipFile(fileobj=file) as unpacked:
             stream = _Limited(unpacked, sum(limits.values()) + (8 << 20))
-            with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]
+            with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]  # any object with `read` will do
                 for member in archive:
                     name = os.path.basename(member.name)
                     if name in limits and member.isreg() and name not in found:
@@ -156,7 +156,7 @@ def _unpickle(data: bytes) -> dict[Any, Any]:
     }
 
     # The one written in Python: the C one allocates as many memo slots as the largest number a pickle mentions.
-    class Reader(pickle._Unpickler):  # type: ignore[name-defined, misc]
+    class Reader(pickle._Unpickler):  # type: ignore[name-defined, misc]  # which the stubs leave out
         def find_class(self, module: str, name: str) -> Any:
             if (module, name) not in stand_ins:
                 raise pickle.UnpicklingError(f"it asks to run {printable(f'{module}.{name}')}, which is not allowed")

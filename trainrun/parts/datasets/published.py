@@ -111,7 +111,7 @@ CIFAR100_CLASSES = """
     otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew
     skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout
     tulip turtle wardrobe whale willow_tree wolf woman worm
-""".split()  # noqa: SIM905  a hundred quotes would not read better
+""".split()  # noqa: SIM905  # a hundred quotes would not read better
 FASHION_CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 

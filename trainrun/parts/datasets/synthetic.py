@@ -88,7 +88,7 @@ def synthetic(
     shape: Annotated[
         list[Annotated[int, Field(ge=1, le=8192)]],
         Field(min_length=3, max_length=3, description="Channels, height and width in pixels, as PyTorch writes them."),
-    ] = [3, 32, 32],  # noqa: B006  a default that pydantic copies
+    ] = [3, 32, 32],  # noqa: B006  # a default that pydantic copies
     classes: Annotated[int, Field(ge=1, le=100_000, description="Number of classes.")] = 10,
     size: Annotated[int, Field(ge=1, le=1_000_000_000, description="Number of pictures, training and validation together.")] = 10_000,
     validation: Annotated[float, Field(ge=0, lt=1, description="Fraction of the pictures for validation; 0 for none.")] = 0.2,

@@ -243,7 +243,7 @@ def _recall(file: os.PathLike[str], count: int) -> Verdict | None:
         usable = usable and (shape is None or len(shape) == 3) and (odd is None) == (odd_shape is None)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return Verdict(bad, shape, odd, odd_shape) if usable else None  # type: ignore[arg-type]
+    return Verdict(bad, shape, odd, odd_shape) if usable else None  # type: ignore[arg-type]  # `usable` has looked at them
 
 
 def _remember(file: os.PathLike[str], count: int, verdict: Verdict) -> None:

@@ -87,7 +87,7 @@ def _options(name: str, height: int, width: int) -> dict[str, Any]:
 def _for_channels(conv: nn.Module, channels: int) -> nn.Conv2d:
     """A new convolution like `conv` for another number of input channels."""
     assert isinstance(conv, nn.Conv2d) and conv.groups == 1
-    return nn.Conv2d(channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation, bias=conv.bias is not None)  # type: ignore[arg-type]
+    return nn.Conv2d(channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation, bias=conv.bias is not None)  # type: ignore[arg-type]  # tuples of two, which torch annotates as of any length
 
 
 def _published(name: str, weights: str) -> Mapping[str, Tensor]:

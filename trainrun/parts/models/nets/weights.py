@@ -77,7 +77,7 @@ def load(model: nn.Module, state: Mapping[str, Tensor], source: str, stem: str |
     own = model.state_dict()
     fitting = OrderedDict(state)
     # Versions tell modules how to read older files; a file without them is read as written by this version.
-    fitting._metadata = getattr(state, "_metadata", own._metadata)  # type: ignore[attr-defined]
+    fitting._metadata = getattr(state, "_metadata", own._metadata)  # type: ignore[attr-defined]  # torch keeps it there, and annotates it nowhere
     fresh = {f"{head}.{kind}" for head in heads for kind in ("weight", "bias")}
     for key in fresh & fitting.keys() & own.keys():
         if fitting[key].shape != own[key].shape:
