@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from runs import launched, made, trained, weights
 from safetensors.torch import load_file
+from small import launched, made, trained, weights
 from torch import nn
 
 from trainrun.engine.average import Ema, Plain

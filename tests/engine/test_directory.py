@@ -18,7 +18,7 @@ import pytest
 import torch
 from children import RECIPE, TRAINING, Mark, contents, kill, noting, server, start, state
 from PIL import Image
-from runs import SMALL, written
+from small import SMALL, written
 
 from trainrun.engine import directory
 from trainrun.engine.launch import launch

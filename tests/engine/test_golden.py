@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import launched, trained, weights
+from small import launched, trained, weights
 
 GOLDEN = Path(__file__).with_name("golden.json")
 RECIPE: dict[str, Any] = {

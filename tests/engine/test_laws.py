@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from runs import equal, launched, lines, made, trained, weights
 from safetensors.torch import load_file
+from small import equal, launched, lines, made, trained, weights
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from runs import CPU
+from small import CPU
 from torch import nn
 
 from trainrun.engine.measure import Record, Sums, culprits

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from runs import launched, lines, made, trained
 from safetensors.torch import load_file
+from small import launched, lines, made, trained
 from torch.nn.functional import cross_entropy
 
 from trainrun.engine.fit import fit, train_step

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import written
+from small import written
 
 from trainrun.engine.state import Plan, State
 from trainrun.recipe.schema import EarlyStopping

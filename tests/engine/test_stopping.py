@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import CPU, Noted, equal, launched, lines, made, trained, weights, written
 from safetensors.torch import load_file
+from small import CPU, Noted, equal, launched, lines, made, trained, weights, written
 
 from trainrun.engine.fit import fit
 from trainrun.engine.run import build, open_data
