@@ -11,7 +11,8 @@ from torchvision.transforms.v2 import functional
 
 from trainrun.draw import Draw, draws
 from trainrun.errors import UserError
-from trainrun.parts.augmentations import Statistics, horizontal_flip, normalize, random_crop
+from trainrun.parts.augmentations.moves import horizontal_flip, random_crop
+from trainrun.parts.augmentations.scale import Statistics, normalize
 
 Apply = Callable[[torch.Tensor, Draw], torch.Tensor]
 

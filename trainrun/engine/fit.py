@@ -81,8 +81,7 @@ def train_step(run: Run, batch: Batch, lr: float) -> torch.Tensor:
     The gradient is that of the mean loss over the step's whole batch, however it is split.
     Returns summed loss, hits, and the gradient's norm where it is clipped: float64 [3] on the device.
     """
-    for group in run.optimizer.param_groups:
-        group["lr"] = lr
+    run.set_rates(lr)
     run.seed_model_draws(step_seed(run.recipe.seed, run.state.step, run.world.rank))
     totals = torch.zeros(3, dtype=torch.float64, device=run.world.device)
     micro_batches = batch.split(run.recipe.micro_batch)

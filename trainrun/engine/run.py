@@ -86,6 +86,11 @@ class Run:
             yield from self.training([self.world.share(ids) for ids in whole], epoch, [len(ids) for ids in whole])
             step = (epoch + 1) * self.plan.steps_per_epoch
 
+    def set_rates(self, lr: float) -> None:
+        """Write the step's learning rate into the optimizer's groups."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
     def seed_model_draws(self, seed: int) -> None:
         """Seed what the model itself draws (dropout and the like), at a cost of microseconds."""
         torch.default_generator.manual_seed(seed)
