@@ -19,7 +19,7 @@ from trainrun.recipe.layers import PARTS, Layer, Source, merge, of_document
 from trainrun.recipe.nodes import resolve_parts
 from trainrun.recipe.overrides import apply_overrides
 from trainrun.recipe.plugins import load_plugins
-from trainrun.recipe.registry import Registry, nearest, registry
+from trainrun.recipe.registry import PartNode, Registry, nearest, registry
 from trainrun.recipe.schema import Recipe
 from trainrun.recipe.yaml import Keys, dotted, read
 
@@ -56,13 +56,27 @@ def load(recipe: str | Path, overrides: Sequence[str] = (), *, allow_plugins: bo
         resolved = Recipe.model_validate(data)
     except ValidationError as error:
         mistakes += mistakes_of(error, Recipe, data, (), layer, lambda at: unknown_field(layer, registry, at))
-    if mistakes or resolved is None:
-        raise RecipeError(list(dict.fromkeys(mistakes)))
     sources = _sources(layer)
-    loaded = Loaded(resolved, sources, file)
-    if found := sense.contradictions(resolved, sources, registry):
-        raise RecipeError([loaded.mistake(*fault) for fault in found])
-    return loaded
+    wrong = frozenset(m.path.split(".")[0] for m in mistakes)
+    known = resolved or _sound(data, wrong)
+    if known is not None:
+        faults = sense.contradictions(known, sources, registry, wrong)
+        loaded = Loaded(known, sources, file)
+        mistakes += [loaded.mistake(*fault) for fault in faults]
+        if not mistakes:
+            return loaded
+    raise RecipeError(list(dict.fromkeys(mistakes)))
+
+
+def _sound(data: Mapping[str, Any], wrong: frozenset[str]) -> Recipe | None:
+    """The recipe with something valid in place of the fields that are wrong, so that the others can be looked at together."""
+    anything = PartNode("", "", {})
+    stand_ins = {"data": anything, "model": anything, "epochs": "1ep", "schedule": {"lr": 1.0, "warmup": anything, "decay": anything}}
+    sound = {name: value for name, value in data.items() if name in Recipe.model_fields and name not in wrong}
+    try:
+        return Recipe.model_validate({name: stand_in for name, stand_in in stand_ins.items() if name in wrong} | sound)
+    except ValidationError:
+        return None
 
 
 def _read(path: Path, kind: Any) -> Layer:

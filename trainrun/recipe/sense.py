@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from trainrun.recipe.durations import Duration
 from trainrun.recipe.layers import Source, default_part, part_kind
@@ -67,10 +68,32 @@ class Sense:
         return self.complete or source is None or source.kind == "override"
 
 
-def contradictions(recipe: Recipe, sources: Mapping[Keys, Source], registry: Registry) -> list[Fault]:
-    """Every fault that a check finds, in the order of the checks."""
-    sense = Sense(recipe, sources, registry)
-    return [fault for check in CHECKS for fault in check(sense)]
+class _Unknown(Exception):
+    """A check asked for a field that has a mistake of its own."""
+
+
+class _Known:
+    """A recipe of which some fields cannot be asked for."""
+
+    def __init__(self, recipe: Recipe, unknown: frozenset[str]) -> None:
+        self._recipe, self._unknown = recipe, unknown
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._unknown:
+            raise _Unknown(name)
+        return getattr(self._recipe, name)
+
+
+def contradictions(
+    recipe: Recipe, sources: Mapping[Keys, Source], registry: Registry, unknown: frozenset[str] = frozenset()
+) -> list[Fault]:
+    """Every fault that a check finds, in the order of the checks; a check that needs one of the `unknown` fields is left out."""
+    sense = Sense(cast(Recipe, _Known(recipe, unknown)) if unknown else recipe, sources, registry)
+    faults: list[Fault] = []
+    for check in CHECKS:
+        with contextlib.suppress(_Unknown):
+            faults.extend(check(sense))
+    return faults
 
 
 def _longer(a: Duration | None, b: Duration, or_equal: bool = True) -> bool:
