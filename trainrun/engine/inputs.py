@@ -89,6 +89,12 @@ def statistics(data: Data, training: Feed) -> Statistics:
     )
 
 
+def principal(training: Feed) -> tuple[tuple[float, ...], Components]:
+    """The mean of the training pictures' pixels and their principal components, measured."""
+    mean, products = _moments(training)
+    return _figures(mean, products)[0], _components(mean, products)
+
+
 def _moments(training: Feed) -> tuple[torch.Tensor, torch.Tensor]:
     """The mean of each channel and of each product of two, over levels 0..255, in float64."""
     ids = torch.linspace(0, len(training) - 1, min(_MEASURED, len(training))).long()

@@ -62,7 +62,7 @@ class color_jitter:
     x' = brightness x (contrast x (saturation x + (1 - saturation) grey(x)) + (1 - contrast) mean grey), then the hue in HSV.
     The first three commute as long as nothing is clipped, so they have no order to draw: they are one linear map a picture,
     limited to 0..255 once, before the hue turns, and rounded once. (torchvision, with an order drawn per call, clips and
-    truncates after each of the four; each alone gives its result to within one level.)
+    truncates after each of the four; each alone gives its result to within one level, saturation to within two.)
     uint8 [B, C, H, W], C of 1 or 3; raises UserError for saturation or hue on pictures with one channel.
     Source: Howard 2013, Some Improvements on Deep Convolutional Neural Network Based Image Classification; torchvision ColorJitter.
     """

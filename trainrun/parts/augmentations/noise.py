@@ -76,9 +76,10 @@ def salt_and_pepper(
 
     count, _, height, width = images.shape
     drawn = draw.uniform(1 + height * width)
-    pixel = drawn[:, 1:].reshape(count, 1, height, width)
+    pixel = drawn[:, 1:].reshape(count, height, width, 1)
     pixel = torch.where(a_picture(drawn[:, 0] < p), pixel, 1.0)
-    return images.masked_fill(pixel < amount, 0).masked_fill(pixel < amount * salt, 255)
+    changed = torch.where(pixel < amount, 0, images.permute(0, 2, 3, 1))
+    return torch.where(pixel < amount * salt, 255, changed).permute(0, 3, 1, 2)
 
 
 @part("augment", levels=True)
