@@ -92,7 +92,11 @@ def test_color_jitter_leaves_those_that_are_not_drawn(p: float) -> None:
     [
         (1, {}, "color_jitter would change colours, and these pictures have 1 channel; write saturation: 0 and hue: 0"),
         (4, {}, "color_jitter works on pictures with 1 channel or with 3 (red, green, blue), and these have 4; leave it out"),
-        (2, {"saturation": 0.0}, "color_jitter works on pictures with 1 channel or with 3 (red, green, blue), and these have 2; leave it out"),
+        (
+            2,
+            {"saturation": 0.0},
+            "color_jitter works on pictures with 1 channel or with 3 (red, green, blue), and these have 2; leave it out",
+        ),
     ],
 )
 def test_color_jitter_says_which_pictures_it_cannot_change(channels: int, options: dict[str, float], text: str) -> None:

@@ -97,7 +97,7 @@ def test_random_erasing_is_torchvisions_erase(fill: int | str) -> None:
     expected = [functional.erase(i, *box, value) if box[2] else i for i, box in zip(images, boxes, strict=True)]
     assert torch.equal(part(images, draw), torch.stack(expected))
     assert 15 < sum(bool(box[2]) for box in boxes) < 30
-    assert all(0 <= t and t + h <= 32 and 0 <= left and left + w <= 24 for t, left, h, w in boxes)
+    assert all(t >= 0 and t + h <= 32 and left >= 0 and left + w <= 24 for t, left, h, w in boxes)
 
 
 def test_noise_fills_each_value_on_its_own() -> None:

@@ -33,9 +33,10 @@ class Inputs:
         memory_format: str,
         mixing: Sequence[tuple[Callable[..., Any], int]] = (),
         classes: int = 0,
+        together: int = 1,
     ) -> None:
         self.parts = parts
-        self.mixing, self.classes = mixing, classes
+        self.mixing, self.classes, self.together = mixing, classes, together
         self.seed = seed
         self.layout = torch.channels_last if memory_format == "channels_last" else torch.contiguous_format
 
@@ -72,11 +73,11 @@ def make_inputs(nodes: Sequence[PartNode], seed: int, memory_format: str, statis
             mixing.append((apply, key("augment", place, node.name)))
         else:
             parts.append((apply, key("augment", place, node.name), bool(found.facts.get("always", False))))
-    return Inputs(parts, seed, memory_format, mixing, statistics.classes)
+    return Inputs(parts, seed, memory_format, mixing, statistics.classes, together(nodes, registry))
 
 
 def together(nodes: Sequence[PartNode], registry: Registry) -> int:
-    """How many neighbours in the order of an epoch must stay in one micro-batch of one process: pairs that are mixed, or single pictures."""
+    """How many neighbours in the order of an epoch stay in one micro-batch of one process: pairs that are mixed, or single pictures."""
     return 2 if any(part.facts.get("mixes") for node in nodes if (part := registry.get(node.kind, node.name))) else 1
 
 

@@ -83,7 +83,8 @@ class Run:
         while True:
             epoch, done = divmod(step, self.plan.steps_per_epoch)
             whole = order(self.recipe.seed, epoch, len(self.training)).split(self.recipe.batch_size)[done:]
-            yield from self.training([self.world.share(ids, 2 if self.inputs.mixing else 1) for ids in whole], epoch, [len(ids) for ids in whole])
+            mine = [self.world.share(ids, self.inputs.together) for ids in whole]
+            yield from self.training(mine, epoch, [len(ids) for ids in whole])
             step = (epoch + 1) * self.plan.steps_per_epoch
 
     def set_rates(self, lr: float) -> None:

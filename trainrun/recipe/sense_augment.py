@@ -22,7 +22,8 @@ def levels_before_normalize(sense: Sense) -> Iterator[Fault]:
         first = names.index("normalize")
         for n in _with(sense, "levels"):
             if n > first:
-                yield f"augment.{n}", f"{names[n]} works on levels 0..255, which normalize, augment.{first}, has scaled; put it before", None
+                what = f"{names[n]} works on levels 0..255, which normalize, augment.{first}, has scaled; put it before"
+                yield f"augment.{n}", what, None
 
 
 def mixing_comes_last(sense: Sense) -> Iterator[Fault]:

@@ -116,7 +116,8 @@ class pca_jitter:
             list[Annotated[float, Field(ge=0)]] | None, Field(min_length=1, description="Variance along each component, of values in 0..1.")
         ] = None,
         eigenvectors: Annotated[
-            list[list[float]] | None, Field(min_length=1, description="One row a component, one value a channel, in the order of eigenvalues.")
+            list[list[float]] | None,
+            Field(min_length=1, description="One row a component, one value a channel, in the order of eigenvalues."),
         ] = None,
     ) -> None:
         import torch

@@ -138,7 +138,8 @@ def cutmix(
     import torch
 
     partner = partners(images)
-    inside, weight = _boxes(_weights(draw, alpha, p, partner), *images.shape[2:], draw)
+    height, width = images.shape[2:]
+    inside, weight = _boxes(_weights(draw, alpha, p, partner), height, width, draw)
     pictures = torch.where(inside, images.index_select(0, partner), images)
     return pictures, _mixed(targets, targets.index_select(0, partner), weight[:, None])
 

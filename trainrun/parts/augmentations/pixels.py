@@ -47,9 +47,7 @@ def mean_grey(pictures: torch.Tensor) -> torch.Tensor:
     return grey(means[:, None, None])[:, 0, 0, 0].float()
 
 
-def where_chosen(
-    images: torch.Tensor, chosen: torch.Tensor, change: Callable[..., torch.Tensor], *numbers: torch.Tensor
-) -> torch.Tensor:
+def where_chosen(images: torch.Tensor, chosen: torch.Tensor, change: Callable[..., torch.Tensor], *numbers: torch.Tensor) -> torch.Tensor:
     """The pictures with those that are chosen (bool [B]) changed by `change(pictures, *numbers)`, where numbers have a row a picture.
 
     On a CPU only the chosen ones are computed. To know how many they are would make the host wait for any other device, so
