@@ -155,7 +155,7 @@ def test_what_is_not_mixed_stays_to_the_last_bit(mix: Mix) -> None:
 
 def test_a_mixture_has_its_own_rectangle() -> None:
     """Neighbours in a pair do not share theirs: each picture draws its own."""
-    inside, share = _boxes(torch.full((64,), 0.5), 32, 32, numbers(64))
+    inside, share = _boxes(torch.full((64,), 0.5), torch.Size((64, 3, 32, 32)), numbers(64))
     assert len({tuple(map(int, i.flatten().nonzero()[:1].flatten())) for i in inside}) > 40
     torch.testing.assert_close(1 - inside.float().mean((1, 2, 3)), share)
     assert isinstance(numbers(2), Draw)

@@ -21,7 +21,8 @@ def test_gaussian_noise_is_its_formula(channels: int) -> None:
     images, draw = pictures(channels), numbers()
     values = 70 * channels
     words = draw.bits(1 + -(-values // 4))[:, 1:].contiguous().numpy()
-    places = np.stack([(words >> s) & 0xFFFF for s in (0, 16, 32, 48)], -1).reshape(len(words), -1)[:, :values]
+    # 16 bits in two's complement, counted from the lowest value.
+    places = np.stack([((words >> s) + 0x8000) & 0xFFFF for s in (0, 16, 32, 48)], -1).reshape(len(words), -1)[:, :values]
     noise = stats.norm.ppf((places + 0.5) / 65536).reshape(-1, 10, 7, channels)
     expected = images.permute(0, 2, 3, 1).numpy() + 0.2 * 255 * noise
     assert expected.min() < -20 and expected.max() > 275

@@ -52,7 +52,7 @@ def test_each_operation_is_torchvisions(name: str, channels: int, size: tuple[in
     if name in NAMES[:9]:
         strength[::2] *= -1
     expected = torch.stack([reference(name, image, s) for image, s in zip(images, strength.tolist(), strict=True)])
-    found = applied(images.permute(0, 2, 3, 1), torch.full((32,), NAMES.index(name)), strength).permute(0, 3, 1, 2)
+    found = applied(images, torch.full((32,), NAMES.index(name)), strength)
     if name in NAMES[:5]:
         assert found.dtype == torch.uint8
         assert (found != expected).float().mean() < 0.002
@@ -62,7 +62,7 @@ def test_each_operation_is_torchvisions(name: str, channels: int, size: tuple[in
 
 
 def test_a_batch_of_many_operations_is_each_on_its_own() -> None:
-    images = pictures(3, 16, 16).permute(0, 2, 3, 1)
+    images = pictures(3, 16, 16)
     op = torch.arange(32) % len(NAMES)
     strength = torch.tensor(strengths(_WIDE))[op, torch.arange(32) % 31]
     whole = applied(images, op, strength)
@@ -79,13 +79,13 @@ def test_the_policies_apply_what_they_draw(policy: str) -> None:
     ops, levels, signs = (draw.integers(lanes, count).tolist() for count in (14, 31, 2))
     expected = []
     for n, image in enumerate(images):
-        x = image.permute(1, 2, 0)[None]
+        x = image[None]
         for r in range(0, lanes, 3):
             op = ops[n][r]
             strength = limits[op][levels[n][r + 1] if policy == "trivial" else 12]
             strength *= -1 if op < 9 and signs[n][r + 2] else 1
             x = applied(x, torch.tensor([op]), torch.tensor([strength]))
-        expected.append(x[0].permute(2, 0, 1))
+        expected.append(x[0])
     assert torch.equal(made(images, draw), torch.stack(expected))
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from trainrun.errors import UserError
-from trainrun.parts.augmentations.pixels import a_picture, grey, in_colour, mean_grey, to_bytes, where_chosen
+from trainrun.parts.augmentations.pixels import a_picture, as_fed, grey, in_colour, mean_grey, planes, to_bytes, where_chosen
 from trainrun.parts.augmentations.scale import Statistics
 from trainrun.recipe.registry import part
 
@@ -24,22 +24,23 @@ def blended(
 ) -> torch.Tensor:
     """brightness (contrast (saturation x + (1 - saturation) grey(x)) + (1 - contrast) mean), in levels that may leave 0..255.
 
-    pictures: uint8 [B, H, W, C]; factors and `mean`, the mean luma of each picture, [B]; returns float32.
+    pictures: uint8 [B, C, H, W]; factors and `mean`, the mean luma of each picture, [B]; returns float32.
     """
     x = pictures.float()
     own = a_picture(brightness * contrast * saturation)
     shift = a_picture(brightness * (1 - contrast) * mean)
-    if pictures.shape[-1] == 1:  # grey is its own luma, so the saturation cancels out
+    if pictures.shape[1] == 1:  # grey is its own luma, so the saturation cancels out
         return x * a_picture(brightness * contrast) + shift
     return x * own + (grey(x) * a_picture(brightness * contrast * (1 - saturation)) + shift)
 
 
 def hue_turned(pictures: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
-    """Float pictures [B, H, W, 3] with their hue turned by `turn` [B], in whole turns of the HSV circle."""
+    """Float pictures [B, 3, H, W] with their hue turned by `turn` [B], in whole turns of the HSV circle."""
     import torch
 
-    red, green, blue = pictures.unbind(-1)
-    top, low = pictures.amax(-1), pictures.amin(-1)
+    red, green, blue = pictures.unbind(1)
+    top = torch.maximum(torch.maximum(red, green), blue)
+    low = torch.minimum(torch.minimum(red, green), blue)
     span = top - low
     divisor = torch.where(span == 0, 1.0, span)
     sixths = torch.where(
@@ -51,7 +52,7 @@ def hue_turned(pictures: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
         k = sixths + place
         k = k - torch.floor(k / 6) * 6
         turned.append(top - span * torch.minimum(k, 4 - k).clamp(0, 1))
-    return torch.stack(turned, -1)
+    return torch.stack(turned, 1)
 
 
 @part("augment", levels=True)
@@ -87,11 +88,11 @@ class color_jitter:
             low, high = max(0.0, 1 - strength), 1 + strength
             factors.append(drawn[:, lane] * (high - low) + low)
         turn = (drawn[:, 3] * 2 - 1) * self.hue
-        pictures = images.permute(0, 2, 3, 1)
-        return where_chosen(pictures, drawn[:, 4] < self.p, self._changed, *factors, turn).permute(0, 3, 1, 2)
+        return where_chosen(images, drawn[:, 4] < self.p, self._changed, *factors, turn)
 
     def _changed(self, pictures: torch.Tensor, *numbers: torch.Tensor) -> torch.Tensor:
         brightness, contrast, saturation, turn = numbers
+        pictures = planes(pictures)
         x = blended(pictures, brightness, contrast, saturation, mean_grey(pictures))
         return to_bytes(hue_turned(x.clamp_(0, 255), turn) if self.hue else x)
 
@@ -139,10 +140,10 @@ class pca_jitter:
     def __call__(self, images: torch.Tensor, draw: Draw) -> torch.Tensor:
         factors = draw.normal(len(self.steps))
         self.steps = self.steps.to(images.device)
-        shift = (factors[:, 0, None] * self.steps[0]).clone()
+        shift = factors[:, 0, None] * self.steps[0]
         for k in range(1, len(self.steps)):
             shift = shift + factors[:, k, None] * self.steps[k]
-        return to_bytes(images.permute(0, 2, 3, 1).float() + shift[:, None, None]).permute(0, 3, 1, 2)
+        return as_fed(to_bytes(planes(images).float() + shift[:, :, None, None]))
 
 
 @part("augment", levels=True)
@@ -163,9 +164,8 @@ class grayscale:
         self.p = p
 
     def __call__(self, images: torch.Tensor, draw: Draw) -> torch.Tensor:
-        pictures = images.permute(0, 2, 3, 1)
-        return where_chosen(pictures, draw.uniform(1)[:, 0] < self.p, _greyed).permute(0, 3, 1, 2)
+        return where_chosen(images, draw.uniform(1)[:, 0] < self.p, _greyed)
 
 
 def _greyed(pictures: torch.Tensor) -> torch.Tensor:
-    return to_bytes(grey(pictures.float())).expand_as(pictures).contiguous()
+    return to_bytes(grey(planes(pictures).float())).expand_as(pictures)

@@ -82,10 +82,11 @@ def _mixed(values: torch.Tensor, others: torch.Tensor, weight: torch.Tensor) -> 
     return values * weight + others * (1 - weight)
 
 
-def _boxes(weight: torch.Tensor, height: int, width: int, draw: Draw) -> tuple[torch.Tensor, torch.Tensor]:
-    """The pixels that come from the partner, bool [B, 1, H, W], and the share that does not, float32 [B]."""
+def _boxes(weight: torch.Tensor, shape: torch.Size, draw: Draw) -> tuple[torch.Tensor, torch.Tensor]:
+    """The values that come from the partner, bool [B, H, W, C], and the share that does not, float32 [B]; shape: that of the pictures."""
     import torch
 
+    _, channels, height, width = shape
     centre = draw.uniform(4)[:, 2:].double()
     side = torch.sqrt(1 - weight.double())
     edges = []
@@ -94,7 +95,7 @@ def _boxes(weight: torch.Tensor, height: int, width: int, draw: Draw) -> tuple[t
         edges += [(middle - half).clamp(min=0), (middle + half).clamp(max=size)]
     top, bottom, left, right = edges
     area = (bottom - top) * (right - left)
-    inside = within(torch.stack((top, left, bottom - top, right - left), 1), height, width)
+    inside = within(torch.stack((top, left, bottom - top, right - left), 1), height, width, channels)
     return inside, (1 - area.double() / (height * width)).float()
 
 
@@ -115,7 +116,8 @@ def mixup(
     """
     partner = partners(images)
     weight = _weights(draw, alpha, p, partner)
-    pictures = _mixed(images, images.index_select(0, partner), a_picture(weight))
+    pictures = images.permute(0, 2, 3, 1)
+    pictures = _mixed(pictures, pictures.index_select(0, partner), a_picture(weight)).permute(0, 3, 1, 2)
     return pictures, _mixed(targets, targets.index_select(0, partner), weight[:, None])
 
 
@@ -138,9 +140,9 @@ def cutmix(
     import torch
 
     partner = partners(images)
-    height, width = images.shape[2:]
-    inside, weight = _boxes(_weights(draw, alpha, p, partner), height, width, draw)
-    pictures = torch.where(inside, images.index_select(0, partner), images)
+    inside, weight = _boxes(_weights(draw, alpha, p, partner), images.shape, draw)
+    pictures = images.permute(0, 2, 3, 1)
+    pictures = torch.where(inside, pictures.index_select(0, partner), pictures).permute(0, 3, 1, 2)
     return pictures, _mixed(targets, targets.index_select(0, partner), weight[:, None])
 
 

@@ -44,18 +44,18 @@ def gaussian_noise(
     """
     import torch
 
-    pictures = images.permute(0, 2, 3, 1)
-    count = pictures[0].numel() if len(pictures) else 0
+    count = math.prod(images.shape[1:])
     # The first word decides whether, the others hold four values each.
     words = draw.bits(1 + -(-count // 4))
     chosen = ((words[:, 0] >> 40) & 0xFFFFFF).float() * 2.0**-24 < p
 
     def noisy(some: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
-        places = torch.stack([(bits >> shift) & 0xFFFF for shift in (0, 16, 32, 48)], -1).flatten(1)[:, :count]
-        noise = _quantiles(images.device).take(places).view(some.shape)
-        return to_bytes(some.float() + noise * (255 * std))
+        places = bits.view(torch.int16).int() + (1 << 15)
+        noise = _quantiles(images.device).index_select(0, places[:, :count].reshape(-1))
+        pictures = some.permute(0, 2, 3, 1)
+        return to_bytes(pictures.float() + noise.view(pictures.shape) * (255 * std)).permute(0, 3, 1, 2)
 
-    return where_chosen(pictures, chosen, noisy, words[:, 1:]).permute(0, 3, 1, 2)
+    return where_chosen(images, chosen, noisy, words[:, 1:])
 
 
 @part("augment", levels=True)
@@ -74,12 +74,11 @@ def salt_and_pepper(
     """
     import torch
 
-    count, _, height, width = images.shape
-    drawn = draw.uniform(1 + height * width)
-    pixel = drawn[:, 1:].reshape(count, height, width, 1)
-    pixel = torch.where(a_picture(drawn[:, 0] < p), pixel, 1.0)
-    changed = torch.where(pixel < amount, 0, images.permute(0, 2, 3, 1))
-    return torch.where(pixel < amount * salt, 255, changed).permute(0, 3, 1, 2)
+    pictures = images.permute(0, 2, 3, 1)
+    drawn = draw.uniform(1 + pictures.shape[1] * pictures.shape[2])
+    pixel = torch.where(drawn[:, :1] < p, drawn[:, 1:], 1.0).view(*pictures.shape[:3], 1)
+    black, white = ((pixel < limit).expand_as(pictures).contiguous() for limit in (amount, amount * salt))
+    return pictures.masked_fill(black, 0).masked_fill(white, 255).permute(0, 3, 1, 2)
 
 
 @part("augment", levels=True)
@@ -110,7 +109,7 @@ def gaussian_blur(
     weights = (weights / (2 * weights.sum(1, keepdim=True) - 1)).float()
 
     def blurred(pictures: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        x = pictures.float()
+        x = pictures.permute(0, 2, 3, 1).float()
         for dim in (2, 1):
             size = x.shape[dim]
             places = torch.arange(-radius, size + radius, device=x.device) % max(2 * size - 2, 1)
@@ -118,9 +117,9 @@ def gaussian_blur(
             x = x * a_picture(weights[:, 0])
             for d in range(1, radius + 1):
                 x = x + (around.narrow(dim, radius - d, size) + around.narrow(dim, radius + d, size)) * a_picture(weights[:, d])
-        return to_bytes(x)
+        return to_bytes(x).permute(0, 3, 1, 2)
 
-    return where_chosen(images.permute(0, 2, 3, 1), drawn[:, 1] < p, blurred, weights).permute(0, 3, 1, 2)
+    return where_chosen(images, drawn[:, 1] < p, blurred, weights)
 
 
 _ATTEMPTS = 10
@@ -158,7 +157,7 @@ class random_erasing:
         self.p, self.scale, self.ratio = p, scale, ratio
         levels = statistics.figures[0] if fill == "mean" else [0 if fill == "noise" else fill / 255]
         self.noise = fill == "noise"
-        self.fill = to_bytes(torch.tensor(levels, dtype=torch.float64) * 255)[:, None, None]
+        self.fill = to_bytes(torch.tensor(levels, dtype=torch.float64) * 255)
 
     def boxes(self, height: int, width: int, draw: Draw) -> torch.Tensor:
         """Top, left, height and width of each picture's rectangle, int64 [B, 4]; of height 0 where nothing is erased."""
@@ -186,17 +185,18 @@ class random_erasing:
         if self.noise:
             values, used = height * width * channels, 3 + 2 * _ATTEMPTS
             words = draw.bits(used + -(-values // 8))[:, used:].contiguous()
-            fill = words.view(torch.uint8)[:, :values].reshape(count, height, width, channels).permute(0, 3, 1, 2)
-        inside = within(self.boxes(height, width, draw), height, width)
-        return torch.where(inside, fill, images)
+            fill = words.view(torch.uint8)[:, :values].reshape(count, height, width, channels)
+        inside = within(self.boxes(height, width, draw), height, width, channels)
+        fill = fill.expand(width, channels).contiguous() if not self.noise else fill
+        return torch.where(inside, fill, images.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-def within(boxes: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Which pixels lie in each picture's box of top, left, height, width (int64 [B, 4]): bool [B, 1, H, W]."""
+def within(boxes: torch.Tensor, height: int, width: int, channels: int) -> torch.Tensor:
+    """Which values lie in each picture's box of top, left, height, width (int64 [B, 4]): bool [B, H, W, C]."""
     import torch
 
-    row, column = torch.arange(height, device=boxes.device), torch.arange(width, device=boxes.device)
+    row, column = torch.arange(height, device=boxes.device), torch.arange(width * channels, device=boxes.device) // channels
     top, left, h, w = (b[:, None] for b in boxes.unbind(1))
     rows = (row >= top) & (row < top + h)
     columns = (column >= left) & (column < left + w)
-    return (rows[:, :, None] & columns[:, None, :])[:, None]
+    return (rows[:, :, None] & columns[:, None, :]).view(len(boxes), height, width, channels)

@@ -20,50 +20,63 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def to_bytes(values: torch.Tensor) -> torch.Tensor:
-    """Float levels to uint8: rounded to the nearest, limited to 0..255."""
+    """Float levels, which are used up, to uint8: rounded to the nearest, limited to 0..255."""
     import torch
 
-    return values.round().clamp(0, 255).to(torch.uint8)
+    return values.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def a_picture(values: torch.Tensor) -> torch.Tensor:
-    """Numbers [B] in the shape that meets pictures [B, H, W, C]."""
+    """Numbers [B] in the shape that meets pictures."""
     return values[:, None, None, None]
 
 
+def planes(images: torch.Tensor) -> torch.Tensor:
+    """Pictures [B, C, H, W] with each channel in one piece of memory, for arithmetic between channels: three in a row are too few for it."""
+    return images.contiguous()
+
+
+def as_fed(images: torch.Tensor) -> torch.Tensor:
+    """Pictures [B, C, H, W] with channels last in memory, as a feed gives them."""
+    import torch
+
+    return images.contiguous(memory_format=torch.channels_last)
+
+
 def grey(pictures: torch.Tensor) -> torch.Tensor:
-    """The luma of float pictures [B, H, W, 1 or 3], unrounded, as [B, H, W, 1] (ITU-R BT.601)."""
-    if pictures.shape[-1] == 1:
+    """The luma of float pictures [B, 1 or 3, H, W], unrounded, as [B, 1, H, W] (ITU-R BT.601)."""
+    if pictures.shape[1] == 1:
         return pictures
-    red, green, blue = pictures.split(1, -1)
+    red, green, blue = pictures.split(1, 1)
     return red * LUMA[0] + green * LUMA[1] + blue * LUMA[2]
 
 
 def mean_grey(pictures: torch.Tensor) -> torch.Tensor:
-    """The mean luma of uint8 pictures [B, H, W, 1 or 3], float32 [B]; sums of whole numbers, so the same in any order."""
+    """The mean luma of uint8 pictures [B, 1 or 3, H, W], float32 [B]; sums of whole numbers, so the same in any order."""
     import torch
 
-    means = pictures.sum((1, 2), dtype=torch.int64).double() / max(pictures.shape[1] * pictures.shape[2], 1)
-    return grey(means[:, None, None])[:, 0, 0, 0].float()
+    means = pictures.sum((2, 3), dtype=torch.int64).double() / max(pictures.shape[2] * pictures.shape[3], 1)
+    return grey(means[:, :, None, None])[:, 0, 0, 0].float()
 
 
 def where_chosen(images: torch.Tensor, chosen: torch.Tensor, change: Callable[..., torch.Tensor], *numbers: torch.Tensor) -> torch.Tensor:
     """The pictures with those that are chosen (bool [B]) changed by `change(pictures, *numbers)`, where numbers have a row a picture.
 
     On a CPU only the chosen ones are computed. To know how many they are would make the host wait for any other device, so
-    there all are computed and the chosen ones kept; the results are the same.
+    there all are computed and the chosen ones kept; the results are the same. Channels stay last in memory.
     """
     import torch
 
     if images.device.type != "cpu":
-        return torch.where(a_picture(chosen), change(images, *numbers), images)
+        return as_fed(torch.where(a_picture(chosen), change(images, *numbers), images))
     rows = chosen.nonzero()[:, 0]
     if not len(rows):
-        return images
+        return as_fed(images)
     if len(rows) == len(images):
-        return change(images, *numbers)
-    changed = change(images.index_select(0, rows), *(n.index_select(0, rows) for n in numbers))
-    return images.index_copy(0, rows, changed)
+        return as_fed(change(images, *numbers))
+    whole = images.permute(0, 2, 3, 1)  # so that each picture is one piece
+    changed = change(whole.index_select(0, rows).permute(0, 3, 1, 2), *(n.index_select(0, rows) for n in numbers))
+    return whole.contiguous().index_copy(0, rows, changed.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def in_colour(part: str, channels: int, but: str) -> None:

@@ -1,7 +1,7 @@
 """Augmentation policies: one operation or a few a picture, drawn from a list that is the same for every data set.
 
 Operations and ranges are those of torchvision's TrivialAugmentWide and RandAugment, which follow the papers' own code. They
-take uint8 pictures [B, H, W, C] with a strength [B] and round where torchvision truncates, so they agree to within one level; the geometric ones
+take uint8 pictures [B, C, H, W] with a strength [B] and round where torchvision truncates, so they agree to within one level; the geometric ones
 take the nearest pixel, as there, and are black beyond the edge. On pictures with one channel `color` changes nothing.
 """
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from trainrun.parts.augmentations.colour import blended
-from trainrun.parts.augmentations.pixels import a_picture, in_colour, mean_grey, to_bytes, where_chosen
+from trainrun.parts.augmentations.pixels import a_picture, in_colour, mean_grey, planes, to_bytes, where_chosen
 from trainrun.parts.augmentations.scale import Statistics
 from trainrun.recipe.registry import part
 
@@ -53,7 +53,7 @@ def warped(pictures: torch.Tensor, strength: torch.Tensor, op: torch.Tensor) -> 
     """Shear about the corner, move by whole pixels, or turn counter-clockwise about the centre, by the place of `op` in NAMES."""
     import torch
 
-    count, height, width, channels = pictures.shape
+    count, channels, height, width = pictures.shape
     s = strength.double()
     by = {name: torch.where(op == n, s, 0.0) for n, name in enumerate(_WARPS)}
     radians = torch.deg2rad(by["rotate"])
@@ -69,10 +69,9 @@ def warped(pictures: torch.Tensor, strength: torch.Tensor, op: torch.Tensor) -> 
     from_y = (u * sin + v * cos) + height / 2 + shear_y * x - move_y
     column, row = from_x.floor().long(), from_y.floor().long()
     outside = (column < 0) | (column >= width) | (row < 0) | (row >= height)
-    first = torch.arange(count, device=pictures.device)[:, None, None] * (height * width)
-    places = first + row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
-    found = pictures.reshape(-1, channels).index_select(0, places.flatten()).view(pictures.shape)
-    return found.masked_fill(outside[..., None], 0)
+    places = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
+    found = pictures.flatten(2).gather(2, places.view(count, 1, -1).expand(-1, channels, -1)).view(pictures.shape)
+    return found.masked_fill(outside[:, None], 0)
 
 
 def brightness(pictures: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
@@ -81,7 +80,7 @@ def brightness(pictures: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
 
 def color(pictures: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
     one = strength.new_ones(len(strength))
-    return to_bytes(blended(pictures, one, one, 1 + strength, one))
+    return to_bytes(blended(planes(pictures), one, one, 1 + strength, one))
 
 
 def contrast(pictures: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
@@ -93,15 +92,14 @@ def sharpness(pictures: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
     """Away from, or towards, the mean of 3 x 3 pixels in which the middle counts five times; the outermost pixels stay."""
     import torch
 
-    _, height, width, _ = pictures.shape
-    if height < 3 or width < 3:
+    if min(pictures.shape[2:]) < 3:
         return pictures
     whole = pictures.int()
-    middle = whole[:, 1:-1, 1:-1]
-    rows = whole[:, :-2] + whole[:, 1:-1] + whole[:, 2:]
-    smooth = ((rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:] + 4 * middle).float() / 13).round()
+    middle = whole[..., 1:-1, 1:-1]
+    rows = whole[..., :-2, :] + whole[..., 1:-1, :] + whole[..., 2:, :]
+    smooth = ((rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * middle).float() / 13).round()
     sharp = pictures.clone()
-    sharp[:, 1:-1, 1:-1] = to_bytes(smooth + (middle.to(torch.float32) - smooth) * a_picture(1 + strength))
+    sharp[..., 1:-1, 1:-1] = to_bytes(smooth + (middle.to(torch.float32) - smooth) * a_picture(1 + strength))
     return sharp
 
 
@@ -121,7 +119,7 @@ def autocontrast(pictures: torch.Tensor, strength: torch.Tensor) -> torch.Tensor
     """Stretch each channel to 0..255; one without contrast stays."""
     import torch
 
-    low, top = pictures.amin((1, 2), keepdim=True).float(), pictures.amax((1, 2), keepdim=True).float()
+    low, top = pictures.amin((2, 3), keepdim=True).float(), pictures.amax((2, 3), keepdim=True).float()
     flat = low == top
     stretched = (pictures.float() - low) * 255 / torch.where(flat, 1.0, top - low)
     return torch.where(flat, pictures, to_bytes(stretched))
@@ -131,13 +129,13 @@ def equalize(pictures: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
     """Make the histogram of each channel as level as it can be, by the integer arithmetic of PIL's ImageOps.equalize."""
     import torch
 
-    count, height, width, channels = pictures.shape
-    row = torch.arange(count * channels, device=pictures.device).view(count, 1, 1, channels) * 256
+    count, channels, height, width = pictures.shape
+    row = torch.arange(count * channels, device=pictures.device).view(count, channels, 1, 1) * 256
     places = (pictures.long() + row).flatten()
     histogram = torch.zeros(count * channels * 256, dtype=torch.int64, device=pictures.device)
     histogram = histogram.scatter_add_(0, places, torch.ones_like(places)).view(-1, 256)
     below = histogram.cumsum(1) - histogram
-    brightest = histogram.gather(1, pictures.amax((1, 2)).long().view(-1, 1))
+    brightest = histogram.gather(1, pictures.amax((2, 3)).long().view(-1, 1))
     step = (height * width - brightest) // 255
     level = ((below + step // 2) // step.clamp(min=1)).clamp(max=255)
     level = torch.where(step == 0, torch.arange(256, device=pictures.device), level)
@@ -177,7 +175,6 @@ class _Policy:
     def __call__(self, images: torch.Tensor, draw: Draw) -> torch.Tensor:
         import torch
 
-        pictures = images.permute(0, 2, 3, 1)
         # A lane each of its own for operation, level and sign: three lanes a round.
         ops, levels = draw.integers(3 * self.rounds, len(NAMES)), draw.integers(3 * self.rounds, _TOP + 1)
         signs = draw.integers(3 * self.rounds, 2)
@@ -187,8 +184,8 @@ class _Policy:
             level = levels[:, 3 * n + 1] if self.level is None else torch.full_like(op, self.level)
             strength = table[op, level]
             back = (signs[:, 3 * n + 2] == 1) & (op < len(_SIGNED))
-            pictures = applied(pictures, op, torch.where(back, -strength, strength))
-        return pictures.permute(0, 3, 1, 2)
+            images = applied(images, op, torch.where(back, -strength, strength))
+        return images
 
 
 @part("augment", levels=True)
