@@ -15,6 +15,7 @@ from trainrun.engine.feed import Batch
 from trainrun.engine.fit import train_step
 from trainrun.engine.run import build, open_data, settle
 from trainrun.engine.signals import Signals
+from trainrun.engine.use import evaluate_run
 from trainrun.errors import UserError
 from trainrun.parts.augmentations import mixing
 from trainrun.world import World
@@ -85,11 +86,13 @@ def test_partners_change_from_epoch_to_epoch(tmp_path: Path) -> None:
 
 def test_mixing_resumes_to_the_last_bit(tmp_path: Path) -> None:
     more = {"data": DATA | {"validation": 0.25}, "checkpoint": {"every": "2st"}}
-    fields = FIELDS | more | {"augment": [*FIELDS["augment"][:2], "pca_jitter", *FIELDS["augment"][2:]]}
-    launched(tmp_path, "whole", **fields)
+    fields = FIELDS | more | {"augment": [*FIELDS["augment"][:2], "pca_jitter", "random_erasing", *FIELDS["augment"][2:]]}
+    result = launched(tmp_path, "whole", **fields)
     launched(tmp_path, "parted", **fields, stop_at="5st")
     launched(tmp_path, "parted", resume=True, **fields)
     assert contents(tmp_path / "parted") == contents(tmp_path / "whole")
+    found = evaluate_run(tmp_path / "whole")  # which builds parts that only a training set can be measured for
+    assert found["val_accuracy"] == result["best"]["val_accuracy"]
 
 
 def test_an_evaluation_mixes_nothing_and_hits_count_for_the_own_label(tmp_path: Path) -> None:

@@ -79,7 +79,8 @@ def _weights(draw: Draw, alpha: float, p: float, partner: torch.Tensor) -> torch
 
 
 def _mixed(values: torch.Tensor, others: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    return values * weight + others * (1 - weight)
+    """weight x own + (1 - weight) x other; `others` is used up."""
+    return (values * weight).add_(others.mul_(1 - weight))
 
 
 def _boxes(weight: torch.Tensor, shape: torch.Size, draw: Draw) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,6 +16,7 @@ from trainrun.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+_AT_ONCE = 1 << 18  # values, of which 1 MiB holds one float each
 LUMA = (0.299, 0.587, 0.114)
 
 
@@ -62,8 +63,9 @@ def mean_grey(pictures: torch.Tensor) -> torch.Tensor:
 def where_chosen(images: torch.Tensor, chosen: torch.Tensor, change: Callable[..., torch.Tensor], *numbers: torch.Tensor) -> torch.Tensor:
     """The pictures with those that are chosen (bool [B]) changed by `change(pictures, *numbers)`, where numbers have a row a picture.
 
-    On a CPU only the chosen ones are computed. To know how many they are would make the host wait for any other device, so
-    there all are computed and the chosen ones kept; the results are the same. Channels stay last in memory.
+    On a CPU only the chosen ones are computed, a few at a time, so that what is in between stays in the cache. To know how many they
+    are would make the host wait for any other device, so there all are computed and the chosen ones kept; the results are
+    the same. Channels stay last in memory.
     """
     import torch
 
@@ -72,11 +74,12 @@ def where_chosen(images: torch.Tensor, chosen: torch.Tensor, change: Callable[..
     rows = chosen.nonzero()[:, 0]
     if not len(rows):
         return as_fed(images)
-    if len(rows) == len(images):
-        return as_fed(change(images, *numbers))
-    whole = images.permute(0, 2, 3, 1)  # so that each picture is one piece
-    changed = change(whole.index_select(0, rows).permute(0, 3, 1, 2), *(n.index_select(0, rows) for n in numbers))
-    return whole.contiguous().index_copy(0, rows, changed.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    found = images.permute(0, 2, 3, 1).contiguous()  # so that each picture is one piece
+    found = found.clone() if found.data_ptr() == images.data_ptr() else found
+    for few in rows.split(max(_AT_ONCE // found[0].numel(), 1)):
+        changed = change(found.index_select(0, few).permute(0, 3, 1, 2), *(n.index_select(0, few) for n in numbers))
+        found.index_copy_(0, few, changed.permute(0, 2, 3, 1))
+    return found.permute(0, 3, 1, 2)
 
 
 def in_colour(part: str, channels: int, but: str) -> None:
