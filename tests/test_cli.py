@@ -231,6 +231,13 @@ def test_what_show_prints_is_the_same_recipe(home: Path) -> None:
     assert trainrun(home, "show", "shown.yaml", "--json").json["epochs"] == "2ep"
 
 
+def test_show_pca(home: Path) -> None:
+    seen = trainrun(home, "show", NAME, "--pca", "--json")
+    assert len(seen.json["eigenvalues"]) == len(seen.json["eigenvectors"]) == len(seen.json["mean"])
+    assert seen.next == ["fit", NAME]
+    assert trainrun(home, "show", NAME, "--pca").out.startswith("principal components of the pixels of ")
+
+
 def test_commands_without_a_run(home: Path, tmp_path: Path) -> None:
     checked = trainrun(home, "check", NAME, "epochs=2")
     assert checked.out == f"{NAME}: no mistakes\n" and checked.next == ["fit", NAME, "epochs=2"]

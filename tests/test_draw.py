@@ -250,3 +250,27 @@ def test_step_seeds_are_a_generators_seeds_and_all_different() -> None:
     assert step_seed(5, 7, 2) == mixed(key(5, "step", 2) + 7 * GOLDEN) >> 1
     assert ordinary(stats.chisquare(np.histogram([s / 2**63 for s in seeds], 64, (0, 1))[0]).pvalue)
     torch.Generator().manual_seed(max(seeds))
+
+
+def test_normal_numbers_are_the_quantiles_of_their_bits() -> None:
+    found = draws(4, 1, torch.arange(500)).for_(9)
+    bits = np.array([v >> 32 for v in unsigned(found.bits(3))]).reshape(500, 3)
+    np.testing.assert_allclose(found.normal(3).numpy(), stats.norm.ppf((bits + 0.5) / 2**32), rtol=2e-7, atol=1e-9)
+    assert found.normal(3).dtype == torch.float32 and draws(0, 0, torch.arange(0)).normal(2).shape == (0, 2)
+
+
+def test_normal_numbers_are_normal_and_unrelated() -> None:
+    """Kolmogorov-Smirnov and the share beyond four deviations over 600,000 numbers, to be failed once in a million times."""
+    found = draws(7, 3, torch.arange(300_000)).for_(5).normal(2)
+    assert all(ordinary(stats.kstest(lane.numpy(), "norm").pvalue) for lane in found.T)
+    beyond = int((found.abs() > 4).sum())
+    assert ordinary(stats.binomtest(beyond, found.numel(), 2 * stats.norm.sf(4)).pvalue * (1 - 1e-5))
+    assert correlation(found[:, 0], found[:, 1]) < 5 and correlation(found[:-1, 0], found[1:, 0]) < 5
+
+
+@pytest.mark.parametrize("lanes", [64, 65, 5000])
+def test_many_lanes_are_the_documented_function_too(lanes: int) -> None:
+    purpose = key("augment", 0, "gaussian_noise")
+    found = unsigned(draws(3, 2, torch.tensor([11])).for_(purpose).bits(lanes))
+    expected = [mixed(base_of(3, 2, 11) + mixed(purpose + lane * GOLDEN)) for lane in range(lanes)]
+    assert found == [value % 2**64 for value in expected]

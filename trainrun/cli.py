@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import typer
 from trainrun.engine.signals import Interrupted, Signals
 from trainrun.errors import RecipeError, Stopped, TrainrunError, UserError
 from trainrun.report.command import command
+from trainrun.trials.look import Look
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
@@ -50,6 +52,13 @@ def _allowed(plugins: bool) -> list[str]:
 
 def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=1, allow_nan=False))
+
+
+def _print_look(seen: Look, as_json: bool) -> None:
+    if as_json:
+        _print_json(seen.document())
+    else:
+        print(seen.lines(shutil.get_terminal_size((120, 40)).columns), end="")
 
 
 def _next(*words: object) -> None:
@@ -108,6 +117,7 @@ def show(
     overrides: Overrides = None,
     set_: Set = None,
     why: Annotated[bool, typer.Option("--why", help="Say after each value where it comes from.")] = False,
+    pca: Annotated[bool, typer.Option("--pca", help="Print the principal components of the training pictures' pixels instead.")] = False,
     allow_plugins: Plugins = False,
     as_json: AsJson = False,
 ) -> None:
@@ -121,7 +131,13 @@ def show(
 
     with enter() as world:
         settled, reasons = settle(loaded.recipe, world)
-    if as_json:
+        if pca:
+            from trainrun.trials.pca import look
+
+            _print_look(look(settled, world), as_json)
+    if pca:
+        pass
+    elif as_json:
         _print_json(plain(settled))
     else:
         sources = {**loaded.sources, **{(path,): Source("automatic", reason) for path, reason in reasons.items()}}

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _GOLDEN = 0x9E3779B97F4A7C15
 _FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _MASK = (1 << 64) - 1
+_FEW = 64  # lanes whose keys are quicker made one by one
 
 
 def _signed(value: int) -> int:
@@ -64,12 +65,23 @@ class Draw:
         """Random 64-bit integers, int64 [B, lanes]."""
         import torch
 
+        if lanes > _FEW:  # noise, a lane a pixel: the same keys, made on the device
+            counters = torch.arange(lanes, device=self.base.device) * _signed(_GOLDEN) + _signed(self.purpose)
+            return _mix_tensor(self.base[:, None] + _mix_tensor(counters))
         keys = [_signed(_mix(self.purpose + lane * _GOLDEN)) for lane in range(lanes)]
         return _mix_tensor(self.base[:, None] + torch.tensor(keys, device=self.base.device))
 
     def uniform(self, lanes: int) -> torch.Tensor:
         """Uniform numbers in [0, 1) in steps of 2^-24, float32 [B, lanes]."""
         return ((self.bits(lanes) >> 40) & 0xFFFFFF).float() * 2.0**-24
+
+    def normal(self, lanes: int) -> torch.Tensor:
+        """Normal numbers of mean 0 and variance 1, float32 [B, lanes]: the quantiles of uniform numbers in steps of 2^-32."""
+        import torch
+
+        # In float64 and then rounded, because the last bits of a transcendental function are no device's promise.
+        middles = (((self.bits(lanes) >> 32) & 0xFFFFFFFF).double() + 0.5) * 2.0**-32
+        return torch.special.ndtri(middles).float()
 
     def integers(self, lanes: int, count: int) -> torch.Tensor:
         """Uniform integers in 0 .. count - 1, int64 [B, lanes]; `count` below 2^31."""

@@ -125,9 +125,11 @@ class World:
         wrapped.zero_grad(set_to_none=True)
         return wrapped
 
-    def share(self, batch: torch.Tensor) -> torch.Tensor:
-        """This process's contiguous share of the ids of a batch: shares differ by at most one."""
-        return torch.tensor_split(batch, self.size)[self.rank]
+    def share(self, batch: torch.Tensor, together: int = 1) -> torch.Tensor:
+        """This process's contiguous share of the ids of a batch, in groups of `together` that stay whole: shares differ by at most one group."""
+        each, more = divmod(-(-len(batch) // together), self.size)
+        first = self.rank * each + min(self.rank, more)
+        return batch[first * together : (first + each + (self.rank < more)) * together]
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over all processes, in place."""

@@ -129,6 +129,13 @@ def test_several_processes_give_the_run_of_one(recipe: Path, alone: Path, tmp_pa
     agree(alone, finish(size, recipe, tmp_path / "run"), {"train": 332, "val": 83})
 
 
+def test_pairs_that_are_mixed_are_not_parted(recipe: Path, tmp_path: Path) -> None:
+    """Shares of 12, 10 and 10 pictures of a batch of 32, and of 4 each of the last one."""
+    mixed = ("augment=[{name: random_crop, padding: 1}, normalize, mixup_or_cutmix]", "epochs=2")
+    one, three = (finish(size, recipe, tmp_path / str(size), *mixed) for size in (1, 3))
+    agree(one, three, {"train": 332, "val": 83})
+
+
 def test_fewer_validation_pictures_than_processes_are_counted_once(recipe: Path, tmp_path: Path) -> None:
     few = ("data.size=34", "data.validation=0.06", "batch_size=16", "epochs=2")
     one, three = (finish(size, recipe, tmp_path / str(size), *few) for size in (1, 3))

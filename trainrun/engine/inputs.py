@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from trainrun.draw import Draw, draws, key
 from trainrun.engine.feed import Batch, Feed
 from trainrun.parts.augmentations import Statistics
+from trainrun.parts.augmentations.scale import Components
 from trainrun.parts.datasets.splits import Data
 from trainrun.recipe.registry import PartNode, Registry
 
@@ -21,18 +23,32 @@ class Inputs:
     """Augments and scales batches; in evaluation only the parts that are always applied.
 
     A sample's numbers come from (seed, epoch, sample id) and the part's place in the list, so they are the same in any
-    batch, micro-batch, process or worker.
+    batch, micro-batch, process or worker. Parts that mix come last and see what the network would see, in training only.
     """
 
-    def __init__(self, parts: Sequence[tuple[Callable[..., torch.Tensor], int, bool]], seed: int, memory_format: str) -> None:
+    def __init__(
+        self,
+        parts: Sequence[tuple[Callable[..., torch.Tensor], int, bool]],
+        seed: int,
+        memory_format: str,
+        mixing: Sequence[tuple[Callable[..., Any], int]] = (),
+        classes: int = 0,
+        together: int = 1,
+    ) -> None:
         self.parts = parts
+        self.mixing, self.classes, self.together = mixing, classes, together
         self.seed = seed
         self.layout = torch.channels_last if memory_format == "channels_last" else torch.contiguous_format
 
     def __call__(self, batch: Batch, training: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pictures as float32 [B, C, H, W] and the targets of the loss."""
+        """Pictures as float32 [B, C, H, W] and the targets of the loss: labels [B], or float32 [B, classes] where they are mixed."""
         draw = draws(self.seed, batch.epoch, batch.ids)
-        return self.pictures(batch.images, draw, training), batch.labels
+        images, targets = self.pictures(batch.images, draw, training), batch.labels
+        if training and self.mixing:
+            targets = (targets[:, None] == torch.arange(self.classes, device=targets.device)).float()
+            for mix, purpose in self.mixing:
+                images, targets = mix(images, targets, draw.for_(purpose))
+        return images.contiguous(memory_format=self.layout), targets
 
     def pictures(self, images: torch.Tensor, draw: Draw, training: bool) -> torch.Tensor:
         """uint8 [B, C, H, W] to float32 [B, C, H, W]; without a `normalize` in the list, 0..255 becomes 0..1."""
@@ -46,33 +62,64 @@ class Inputs:
 
 def make_inputs(nodes: Sequence[PartNode], seed: int, memory_format: str, statistics: Statistics, registry: Registry) -> Inputs:
     """The recipe's augmentations, ready to apply; a part that is a class is given the statistics of the data first."""
-    parts = []
+    parts, mixing = [], []
     for place, node in enumerate(nodes):
         found = registry.get(node.kind, node.name)
         assert found is not None, node.name
         apply = found.call(node.options)
         if inspect.isclass(found.function):
             apply = apply(statistics)
-        parts.append((apply, key("augment", place, node.name), bool(found.facts.get("always", False))))
-    return Inputs(parts, seed, memory_format)
+        if found.facts.get("mixes"):
+            mixing.append((apply, key("augment", place, node.name)))
+        else:
+            parts.append((apply, key("augment", place, node.name), bool(found.facts.get("always", False))))
+    return Inputs(parts, seed, memory_format, mixing, statistics.classes, together(nodes, registry))
+
+
+def together(nodes: Sequence[PartNode], registry: Registry) -> int:
+    """How many neighbours in the order of an epoch stay in one micro-batch of one process: pairs that are mixed, or single pictures."""
+    return 2 if any(part.facts.get("mixes") for node in nodes if (part := registry.get(node.kind, node.name))) else 1
 
 
 def statistics(data: Data, training: Feed) -> Statistics:
-    """The statistics of a data set: published, else measured over up to 10,000 training pictures, evenly spaced."""
+    """The statistics of a data set: published, else measured over up to 10,000 training pictures, evenly spaced, once."""
     published = (data.mean, data.std) if data.mean is not None and data.std is not None else None
-    return Statistics(data.train.shape[2], lambda: published or _measure(training))
+    moments = functools.cache(lambda: _moments(training))
+    return Statistics(
+        data.train.shape[2], lambda: published or _figures(*moments()), lambda: _components(*moments()), classes=len(data.classes)
+    )
 
 
-def _measure(training: Feed) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def principal(training: Feed) -> tuple[tuple[float, ...], Components]:
+    """The mean of the training pictures' pixels and their principal components, measured."""
+    mean, products = _moments(training)
+    return _figures(mean, products)[0], _components(mean, products)
+
+
+def _moments(training: Feed) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean of each channel and of each product of two, over levels 0..255, in float64."""
     ids = torch.linspace(0, len(training) - 1, min(_MEASURED, len(training))).long()
-    # Whole numbers add up to the same in any order and on any device.
+    # Whole numbers below 2^53 add up to the same in any order and on any device.
     sums: Any = 0
+    products: Any = 0
     pixels = 0
     for pictures in training.fetch(ids.split(64)):
-        x = pictures.flatten(0, 2).long()
-        sums += torch.stack((x.sum(0), x.square().sum(0)))
+        x = pictures.flatten(0, 2).double()
+        sums = sums + x.sum(0)
+        products = products + x.T @ x
         pixels += len(x)
-    mean, square = sums.double().cpu() / pixels
-    std = (square - mean.square()).clamp(min=0).sqrt() / 255
+    return sums.cpu() / pixels, products.cpu() / pixels
+
+
+def _figures(mean: torch.Tensor, products: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    std = (products.diagonal() - mean.square()).clamp(min=0).sqrt() / 255
     # A channel without any contrast is only centred.
     return tuple((mean / 255).tolist()), tuple(s if s > 0 else 1.0 for s in std.tolist())
+
+
+def _components(mean: torch.Tensor, products: torch.Tensor) -> Components:
+    """Eigenvalues of the covariance of values in 0..1, the largest first, and their vectors, each with its largest entry positive."""
+    values, vectors = torch.linalg.eigh((products - mean[:, None] * mean) / 255**2)
+    rows = vectors.T.flip(0)
+    rows = rows * rows.gather(1, rows.abs().argmax(1, keepdim=True)).sign()
+    return tuple(values.flip(0).clamp(min=0).tolist()), tuple(tuple(row) for row in rows.tolist())

@@ -16,7 +16,7 @@ from trainrun.engine.average import Ema, Plain
 from trainrun.engine.clock import Clock
 from trainrun.engine.evaluate import evaluate
 from trainrun.engine.feed import Batch, Feed, Resident, budget, open_feed
-from trainrun.engine.inputs import Inputs, make_inputs, statistics
+from trainrun.engine.inputs import Inputs, make_inputs, statistics, together
 from trainrun.engine.keeper import Keeper
 from trainrun.engine.measure import Record, culprits
 from trainrun.engine.signals import Interrupted, Signals
@@ -83,7 +83,8 @@ class Run:
         while True:
             epoch, done = divmod(step, self.plan.steps_per_epoch)
             whole = order(self.recipe.seed, epoch, len(self.training)).split(self.recipe.batch_size)[done:]
-            yield from self.training([self.world.share(ids) for ids in whole], epoch, [len(ids) for ids in whole])
+            mine = [self.world.share(ids, self.inputs.together) for ids in whole]
+            yield from self.training(mine, epoch, [len(ids) for ids in whole])
             step = (epoch + 1) * self.plan.steps_per_epoch
 
     def set_rates(self, lr: float) -> None:
@@ -220,7 +221,7 @@ def make_model(recipe: Recipe, data: Data, parts: Registry = registry) -> torch.
 def build(recipe: Recipe, world: World, data: Data, signals: Signals, parts: Registry = registry) -> Run:
     """The run of a settled recipe, at step 0, with nothing on disk."""
     plan = Plan.of(recipe, len(data.train))
-    _distinct(recipe, plan, data, world)
+    _distinct(recipe, plan, data, world, together(recipe.augment, parts))
     _arithmetic(recipe, world)
     with signals.at_once():
         room = budget(world)
@@ -244,12 +245,14 @@ def build(recipe: Recipe, world: World, data: Data, signals: Signals, parts: Reg
     )  # fmt: skip
 
 
-def _distinct(recipe: Recipe, plan: Plan, data: Data, world: World) -> None:
+def _distinct(recipe: Recipe, plan: Plan, data: Data, world: World, together: int) -> None:
     """Refuse what only the data can show to be a mistake."""
     last = len(data.train) - (plan.steps_per_epoch - 1) * recipe.batch_size
-    if min(last, recipe.batch_size) < world.size:
+    if -(-min(last, recipe.batch_size) // together) < world.size:
+        pairs = ", and pairs that are mixed stay together" if together == 2 else ""
         raise UserError(
-            f"the last batch of an epoch has {last} pictures for {world.size} processes; choose another batch_size than {recipe.batch_size}"
+            f"the last batch of an epoch has {last} pictures for {world.size} processes{pairs}; "
+            f"choose another batch_size than {recipe.batch_size}"
         )
     if recipe.early_stopping and data.validation is None:
         raise UserError(f"early_stopping watches {recipe.early_stopping.monitor}, and data {recipe.data.name} has no validation pictures")

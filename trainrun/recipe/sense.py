@@ -12,6 +12,7 @@ from trainrun.recipe.durations import Duration
 from trainrun.recipe.layers import Source, default_part, part_kind
 from trainrun.recipe.registry import PartNode, Registry
 from trainrun.recipe.schema import Recipe
+from trainrun.recipe.sense_augment import AUGMENT_CHECKS
 from trainrun.recipe.yaml import Keys
 
 Fault = tuple[str, str, str | None]  # dotted path, message, suggestion
@@ -261,4 +262,5 @@ CHECKS: tuple[Callable[[Sense], Iterator[Fault]], ...] = (
     normalize_once,
     slope_is_used,
     plugins_once,
+    *AUGMENT_CHECKS,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -17,11 +18,24 @@ if TYPE_CHECKING:
     from trainrun.draw import Draw
 
 
-class Statistics:
-    """Mean and standard deviation of each channel of the training pictures, in 0..1: `figures`, measured when they are first asked for."""
+Components = tuple[tuple[float, ...], tuple[tuple[float, ...], ...]]
 
-    def __init__(self, channels: int, measure: Callable[[], tuple[tuple[float, ...], tuple[float, ...]]]) -> None:
-        self.channels, self._measure = channels, measure
+
+class Statistics:
+    """Mean and standard deviation of each channel of the training pictures, in 0..1: `figures`, measured when they are first asked for.
+
+    components: eigenvalues and eigenvectors (rows) of the covariance of pixels; None where there is no training set to measure.
+    classes: how many there are, 0 where it does not matter.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        measure: Callable[[], tuple[tuple[float, ...], tuple[float, ...]]],
+        components: Callable[[], Components] | None = None,
+        classes: int = 0,
+    ) -> None:
+        self.channels, self._measure, self._components, self.classes = channels, measure, components, classes
         self.measured: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
     @property
@@ -29,6 +43,11 @@ class Statistics:
         """The means and the standard deviations."""
         self.measured = self.measured or self._measure()
         return self.measured
+
+    @functools.cached_property
+    def components(self) -> Components | None:
+        """The principal components of the pixels, the largest first."""
+        return self._components() if self._components else None
 
 
 def _checked(values: list[float] | None, channels: int) -> list[float] | None:

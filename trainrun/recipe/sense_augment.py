@@ -1,0 +1,96 @@
+"""Augmentations that contradict each other, that come in an order that cannot be, or that would have no effect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainrun.recipe.sense import Fault, Sense
+
+
+def _with(sense: Sense, fact: str) -> list[int]:
+    """The places of augmentations that have a fact."""
+    parts = [sense.registry.get(node.kind, node.name) for node in sense.recipe.augment]
+    return [n for n, part in enumerate(parts) if part and part.facts.get(fact)]
+
+
+def levels_before_normalize(sense: Sense) -> Iterator[Fault]:
+    names = [node.name for node in sense.recipe.augment]
+    if "normalize" in names:
+        first = names.index("normalize")
+        for n in _with(sense, "levels"):
+            if n > first:
+                what = f"{names[n]} works on levels 0..255, which normalize, augment.{first}, has scaled; put it before"
+                yield f"augment.{n}", what, None
+
+
+def mixing_comes_last(sense: Sense) -> Iterator[Fault]:
+    names = [node.name for node in sense.recipe.augment]
+    mixing = _with(sense, "mixes")
+    for n in mixing[:1]:
+        after = [name for m, name in enumerate(names) if m > n and m not in mixing]
+        if after:
+            yield f"augment.{n}", f"{names[n]} mixes what the network sees, and must come last, after {', '.join(after)}", None
+
+
+def mixing_is_one(sense: Sense) -> Iterator[Fault]:
+    names = [node.name for node in sense.recipe.augment]
+    mixing = _with(sense, "mixes")
+    for n in mixing[1:]:
+        first, both = names[mixing[0]], {names[mixing[0]], names[n]} == {"mixup", "cutmix"}
+        what = "; write mixup_or_cutmix, which draws one of the two for each picture" if both else ""
+        yield f"augment.{n}", f"{names[n]} would mix what {first}, augment.{mixing[0]}, has mixed already{what}", None
+
+
+def mixing_has_partners(sense: Sense) -> Iterator[Fault]:
+    recipe = sense.recipe
+    for n in _with(sense, "mixes")[:1]:
+        name, micro = recipe.augment[n].name, recipe.micro_batch
+        if recipe.batch_size == 1:
+            yield f"augment.{n}", f"{name} has no effect with batch_size: 1, where no picture has a partner", None
+        elif micro is not None and micro % 2 and micro < recipe.batch_size:
+            yield "micro_batch", f"{micro} is odd and would part a pair that {name} mixes; expected an even number", None
+
+
+def jitter_changes_something(sense: Sense) -> Iterator[Fault]:
+    for n, node in enumerate(sense.recipe.augment):
+        if node.name == "color_jitter" and not any(node.options.get(name) for name in ("brightness", "contrast", "saturation", "hue")):
+            yield f"augment.{n}", "color_jitter has no effect: brightness, contrast, saturation and hue are all 0", None
+
+
+def components_are_whole(sense: Sense) -> Iterator[Fault]:
+    names = ("eigenvalues", "eigenvectors")
+    for n, node in enumerate(sense.recipe.augment):
+        if node.name == "pca_jitter":
+            missing = [name for name in names if node.options.get(name) is None]
+            if len(missing) == 1:
+                given = names[1 - names.index(missing[0])]
+                yield f"augment.{n}.{given}", f"has no effect without {missing[0]}; write both, or none to have them measured", None
+
+
+def ranges_rise(sense: Sense) -> Iterator[Fault]:
+    for n, node in enumerate(sense.recipe.augment):
+        for option in ("sigma", "scale", "ratio") if _own(sense, node) else ():
+            limits = node.options.get(option)
+            if isinstance(limits, list):
+                for low, high in pairwise(limits):
+                    if low > high:
+                        yield f"augment.{n}.{option}", f"{low} to {high} is no range; expected the smaller number first", None
+
+
+def _own(sense: Sense, node: Any) -> bool:
+    part = sense.registry.get(node.kind, node.name)
+    return bool(part and part.facts.get("levels"))
+
+
+AUGMENT_CHECKS = (
+    levels_before_normalize,
+    mixing_comes_last,
+    mixing_is_one,
+    mixing_has_partners,
+    jitter_changes_something,
+    components_are_whole,
+    ranges_rise,
+)
