@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import typer
 from trainrun.engine.signals import Interrupted, Signals
 from trainrun.errors import RecipeError, Stopped, TrainrunError, UserError
 from trainrun.report.command import command
+from trainrun.trials.look import Look
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
@@ -55,6 +57,14 @@ def _print_json(value: Any) -> None:
 def _next(*words: object) -> None:
     """The command to run next, which is for people."""
     print(f"next: {command(*words)}", file=sys.stderr)
+
+
+def _look(seen: Look, as_json: bool) -> None:
+    """Print what a trial saw."""
+    if as_json:
+        _print_json(seen.document())
+    else:
+        print(seen.lines(shutil.get_terminal_size().columns))
 
 
 @app.command()
@@ -108,12 +118,19 @@ def show(
     overrides: Overrides = None,
     set_: Set = None,
     why: Annotated[bool, typer.Option("--why", help="Say after each value where it comes from.")] = False,
+    counts: Annotated[bool, typer.Option("--counts", help="Instead, count the pictures of each class in the data and in an epoch.")] = False,
     allow_plugins: Plugins = False,
     as_json: AsJson = False,
 ) -> None:
     """Print the resolved recipe with every default; what it prints is itself a recipe."""
     words = [*(overrides or []), *(set_ or [])]
     loaded = _load(recipe, words, allow_plugins)
+    if counts:
+        from trainrun.trials.counts import counts_of
+
+        _look(counts_of(loaded.recipe), as_json)
+        _next("fit", recipe, *words, *_allowed(allow_plugins))
+        return
     from trainrun.engine.run import settle
     from trainrun.recipe.dump import dump, plain
     from trainrun.recipe.layers import Source
@@ -132,7 +149,7 @@ def show(
 @app.command(name="list")
 def list_(
     kind: Annotated[
-        str | None, typer.Argument(metavar="[KIND]", help="data, model, initializer, optimizer, warmup, decay, augment or loss.")
+        str | None, typer.Argument(metavar="[KIND]", help="data, model, initializer, optimizer, warmup, decay, augment, sampler or loss.")
     ] = None,
     plugins: Annotated[list[str] | None, typer.Option("--plugins", help="Also run this Python file and list its parts.")] = None,
     as_json: AsJson = False,

@@ -31,7 +31,7 @@ class Inputs:
 
     def __call__(self, batch: Batch, training: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Pictures as float32 [B, C, H, W] and the targets of the loss."""
-        draw = draws(self.seed, batch.epoch, batch.ids)
+        draw = draws(self.seed, batch.epoch, batch.ids, batch.visits)
         return self.pictures(batch.images, draw, training), batch.labels
 
     def pictures(self, images: torch.Tensor, draw: Draw, training: bool) -> torch.Tensor:
