@@ -286,15 +286,16 @@ def _watching(loader: DataLoader[Any]) -> Iterator[None]:
         _watched = False
 
 
-def default_workers() -> int:
-    """Usable cores, at most 8."""
-    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
+def default_workers(world: World) -> int:
+    """Usable cores, shared among the processes of this machine, at most 8 each."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(min(cores // world.local_size, 8), 1)
 
 
 def open_feed(split: Split, options: Any, world: World, budget: int) -> Feed:
     """The feed of a split: resident where asked for or where it fits `budget` bytes, streamed otherwise."""
     size = len(split) * split.shape[0] * split.shape[1] * split.shape[2]
-    workers = default_workers() if options.workers is None else options.workers
+    workers = default_workers(world) if options.workers is None else options.workers
     if options.resident == "no" or (options.resident == "auto" and size > budget):
         return Streamed(split, world, workers, options.timeout)
     if size > free_memory(world.device):

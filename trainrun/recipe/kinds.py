@@ -23,7 +23,7 @@ class DataOptions(Options):
     ] = "auto"
     cache: Annotated[bool, Field(description="Keep decoded pictures on disk, so that the next start need not decode.")] = True
     workers: Annotated[
-        int | None, Field(ge=0, le=256, description="Processes that decode; the default is the number of usable cores a process, at most 8.")
+        int | None, Field(ge=0, le=256, description="Processes that decode; by default the usable cores, shared by a machine's processes, at most 8.")
     ] = None
     timeout: Annotated[float, Field(gt=0, description="Seconds without a batch after which a worker counts as stuck.")] = 120.0
     imbalance: Annotated[

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from trainrun.engine.run import open_data
 from trainrun.engine.sampling import make_sampler
 from trainrun.recipe.registry import Registry, registry
@@ -48,6 +46,8 @@ class Counts:
 
 def counts_of(recipe: Recipe, parts: Registry = registry) -> Counts:
     """Count the first epoch of a recipe's sampler; a sampler that draws differs from epoch to epoch."""
+    import torch
+
     data = open_data(recipe.data, parts)
     sampler = make_sampler(recipe, data, parts)
     labels, ids = sampler.labels, sampler(0)
