@@ -66,6 +66,14 @@ def _next(*words: object) -> None:
     print(f"next: {command(*words)}", file=sys.stderr)
 
 
+def _look(seen: Look, as_json: bool) -> None:
+    """Print what a trial saw."""
+    if as_json:
+        _print_json(seen.document())
+    else:
+        print(seen.lines(shutil.get_terminal_size().columns))
+
+
 @app.command()
 def fit(
     recipe: RecipeArgument,
@@ -118,12 +126,19 @@ def show(
     set_: Set = None,
     why: Annotated[bool, typer.Option("--why", help="Say after each value where it comes from.")] = False,
     pca: Annotated[bool, typer.Option("--pca", help="Print the principal components of the training pictures' pixels instead.")] = False,
+    counts: Annotated[bool, typer.Option("--counts", help="Instead, count the pictures of each class in the data and in an epoch.")] = False,
     allow_plugins: Plugins = False,
     as_json: AsJson = False,
 ) -> None:
     """Print the resolved recipe with every default; what it prints is itself a recipe."""
     words = [*(overrides or []), *(set_ or [])]
     loaded = _load(recipe, words, allow_plugins)
+    if counts:
+        from trainrun.trials.counts import counts_of
+
+        _look(counts_of(loaded.recipe), as_json)
+        _next("fit", recipe, *words, *_allowed(allow_plugins))
+        return
     from trainrun.engine.run import settle
     from trainrun.recipe.dump import dump, plain
     from trainrun.recipe.layers import Source
@@ -148,7 +163,7 @@ def show(
 @app.command(name="list")
 def list_(
     kind: Annotated[
-        str | None, typer.Argument(metavar="[KIND]", help="data, model, initializer, optimizer, warmup, decay, augment or loss.")
+        str | None, typer.Argument(metavar="[KIND]", help="data, model, initializer, optimizer, warmup, decay, augment, sampler or loss.")
     ] = None,
     plugins: Annotated[list[str] | None, typer.Option("--plugins", help="Also run this Python file and list its parts.")] = None,
     as_json: AsJson = False,

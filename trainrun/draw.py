@@ -88,20 +88,39 @@ class Draw:
         return (((self.bits(lanes) >> 32) & 0xFFFFFFFF) * count) >> 32
 
 
-def draws(seed: int, epoch: int, ids: torch.Tensor) -> Draw:
-    """The draws of the samples `ids` (int64 [B]) in one epoch."""
-    return Draw(_mix_tensor(ids * _signed(_GOLDEN) + _signed(key(seed, "sample", epoch))))
+def draws(seed: int, epoch: int, ids: torch.Tensor, visits: torch.Tensor | None = None) -> Draw:
+    """The draws of the samples `ids` (int64 [B], below 2^40) in one epoch; of each at its visit, where `visits` numbers them from 0."""
+    counter = ids if visits is None else ids + (visits << 40)
+    return Draw(_mix_tensor(counter * _signed(_GOLDEN) + _signed(key(seed, "sample", epoch))))
 
 
-def order(seed: int, epoch: int, count: int) -> torch.Tensor:
-    """The order of an epoch: a permutation of 0 .. count - 1, int64 on the CPU.
+def places(seed: int, epoch: int, count: int) -> Draw:
+    """The draws of an epoch's places, first to last, whatever sample comes to stand there: for drawing samples with replacement."""
+    import torch
+
+    return Draw(_mix_tensor(torch.arange(count) * _signed(_GOLDEN) + _signed(key(seed, "place", epoch))))
+
+
+def order(seed: int, epoch: int, count: int, stream: str = "order") -> torch.Tensor:
+    """The order of an epoch: a permutation of 0 .. count - 1, int64 on the CPU; each stream has an order of its own.
 
     Sorting by a bijective hash has no ties, so the order is the same with any sorting algorithm.
     """
     import torch
 
     ids = torch.arange(count)
-    return torch.argsort(_mix_tensor(_mix_tensor(ids * _signed(_GOLDEN) + _signed(key(seed, "order", epoch)))))
+    return torch.argsort(_mix_tensor(_mix_tensor(ids * _signed(_GOLDEN) + _signed(key(seed, stream, epoch)))))
+
+
+def visits(ids: torch.Tensor) -> torch.Tensor | None:
+    """How often each id of an epoch came before in it, int64 [n]; None where each comes once."""
+    import torch
+
+    if not len(ids) or ids.bincount().numpy().max() == 1:
+        return None
+    placed = torch.argsort(ids, stable=True)
+    together = ids[placed]
+    return torch.empty_like(ids).scatter_(0, placed, torch.arange(len(ids)) - torch.searchsorted(together, together))
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:

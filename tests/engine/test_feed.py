@@ -14,12 +14,13 @@ from PIL import Image
 
 import trainrun.parts  # noqa: F401 - registers the augmentations
 from trainrun.draw import order
-from trainrun.engine.feed import Batch, Resident, open_feed
+from trainrun.engine.feed import Batch, Resident, default_workers, open_feed
 from trainrun.engine.inputs import make_inputs
 from trainrun.errors import UserError
 from trainrun.parts.augmentations import Statistics
 from trainrun.parts.datasets import folder
 from trainrun.recipe.registry import PartNode, registry
+from trainrun.world import World
 
 PARTS = [
     PartNode("augment", "random_crop", {"padding": 2}),
@@ -169,3 +170,11 @@ def test_workers_read_only_a_few_batches_ahead(tmp_path: Path) -> None:
         for taken, _ in enumerate(feed.fetch(batches), 1):
             assert noted.notes.read_text().count("\n") <= taken + 2 * 4
     assert noted.notes.read_text().count("\n") == len(batches)
+
+
+def test_workers_are_shared_among_the_processes_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    def count(cores: int, local_size: int) -> int:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+        return default_workers(World(torch.device("cpu"), 0, 2 * local_size, local_size))
+
+    assert [count(cores, local) for cores, local in ((2, 1), (64, 1), (16, 4), (64, 4), (8, 3), (2, 8))] == [2, 8, 4, 8, 2, 1]

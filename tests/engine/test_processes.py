@@ -136,6 +136,11 @@ def test_pairs_that_are_mixed_are_not_parted(recipe: Path, tmp_path: Path) -> No
     agree(one, three, {"train": 332, "val": 83})
 
 
+def test_two_processes_share_an_epoch_in_which_pictures_come_again(recipe: Path, tmp_path: Path) -> None:
+    more = ("sampler=label_shuffle", "data.imbalance=5", "epochs=2")  # 83 pictures of the first class and 16 of the last make 332 an epoch
+    agree(finish(1, recipe, tmp_path / "one", *more), finish(2, recipe, tmp_path / "two", *more), {"train": 332, "val": 83})
+
+
 def test_fewer_validation_pictures_than_processes_are_counted_once(recipe: Path, tmp_path: Path) -> None:
     few = ("data.size=34", "data.validation=0.06", "batch_size=16", "epochs=2")
     one, three = (finish(size, recipe, tmp_path / str(size), *few) for size in (1, 3))

@@ -36,7 +36,8 @@ class Batch:
     """Pictures on the device, or a part of them.
 
     images: uint8 [B, C, H, W], channels last in memory. labels, ids: int64 [B]. epoch: the epoch that they are drawn for.
-    whole: pictures of the step that they belong to, over all micro-batches and processes.
+    whole: pictures of the step that they belong to, over all micro-batches and processes. visits: int64 [B], how often each came before
+    in this epoch; None where a picture comes once only.
     """
 
     images: torch.Tensor
@@ -44,6 +45,7 @@ class Batch:
     ids: torch.Tensor
     epoch: int
     whole: int
+    visits: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -52,8 +54,9 @@ class Batch:
         """The micro-batches of at most `size` pictures, in order; an empty batch is one empty micro-batch."""
         if size is None or len(self) <= size:
             return [self]
-        pieces = zip(self.images.split(size), self.labels.split(size), self.ids.split(size), strict=True)
-        return [Batch(*piece, self.epoch, self.whole) for piece in pieces]
+        pieces = list(zip(self.images.split(size), self.labels.split(size), self.ids.split(size), strict=True))
+        visits = [None] * len(pieces) if self.visits is None else self.visits.split(size)
+        return [Batch(*piece, self.epoch, self.whole, times) for piece, times in zip(pieces, visits, strict=True)]
 
 
 class Feed(abc.ABC):
@@ -73,11 +76,14 @@ class Feed(abc.ABC):
     def fetch(self, batches: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
         """uint8 [B, H, W, C] for each batch of ids."""
 
-    def __call__(self, batches: Sequence[torch.Tensor], epoch: int, wholes: Iterable[int]) -> Iterator[Batch]:
+    def __call__(
+        self, batches: Sequence[torch.Tensor], epoch: int, wholes: Iterable[int], visits: Sequence[torch.Tensor] | None = None
+    ) -> Iterator[Batch]:
         """The batches of pictures for batches of ids (int64 [B], on the CPU), with the size of each step's whole batch."""
-        for ids, whole, images in zip(batches, wholes, self.fetch(batches), strict=True):
+        times = [None] * len(batches) if visits is None else [piece.to(self.device, non_blocking=True) for piece in visits]
+        for ids, whole, images, which in zip(batches, wholes, self.fetch(batches), times, strict=True):
             there = ids.to(self.device, non_blocking=True)
-            yield Batch(images.permute(0, 3, 1, 2), self.labels[there], there, epoch, whole)
+            yield Batch(images.permute(0, 3, 1, 2), self.labels[there], there, epoch, whole, which)
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -280,15 +286,16 @@ def _watching(loader: DataLoader[Any]) -> Iterator[None]:
         _watched = False
 
 
-def default_workers() -> int:
-    """Usable cores, at most 8."""
-    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
+def default_workers(world: World) -> int:
+    """Usable cores, shared among the processes of this machine, at most 8 each."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(min(cores // world.local_size, 8), 1)
 
 
 def open_feed(split: Split, options: Any, world: World, budget: int) -> Feed:
     """The feed of a split: resident where asked for or where it fits `budget` bytes, streamed otherwise."""
     size = len(split) * split.shape[0] * split.shape[1] * split.shape[2]
-    workers = default_workers() if options.workers is None else options.workers
+    workers = default_workers(world) if options.workers is None else options.workers
     if options.resident == "no" or (options.resident == "auto" and size > budget):
         return Streamed(split, world, workers, options.timeout)
     if size > free_memory(world.device):

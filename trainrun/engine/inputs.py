@@ -42,7 +42,7 @@ class Inputs:
 
     def __call__(self, batch: Batch, training: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Pictures as float32 [B, C, H, W] and the targets of the loss: labels [B], or float32 [B, classes] where they are mixed."""
-        draw = draws(self.seed, batch.epoch, batch.ids)
+        draw = draws(self.seed, batch.epoch, batch.ids, batch.visits)
         images, targets = self.pictures(batch.images, draw, training), batch.labels
         if training and self.mixing:
             targets = (targets[:, None] == torch.arange(self.classes, device=targets.device)).float()

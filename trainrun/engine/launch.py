@@ -17,6 +17,7 @@ from trainrun.engine.ending import Call, end, explain, finished, record, stopped
 from trainrun.engine.fit import fit
 from trainrun.engine.keeper import Keeper
 from trainrun.engine.run import Run, build, closing, open_data, settle
+from trainrun.engine.sampling import advice
 from trainrun.engine.signals import Interrupted, Signals
 from trainrun.engine.teller import Teller
 from trainrun.errors import OutOfMemory, RecipeError, Stopped, UserError
@@ -205,7 +206,7 @@ def _room(run: Run, where: Path) -> None:
 def _header(run: Run, console: Console, where: Path, snapshot: Snapshot | None) -> None:
     recipe, world, plan = run.recipe, run.world, run.plan
     parameters = sum(p.numel() for p in run.model.parameters())
-    accumulation = math.ceil(math.ceil(recipe.batch_size / world.size) / run.micro_batch_size)
+    accumulation = math.ceil(math.ceil(plan.batch_size / world.size) / run.micro_batch_size)
     place = "resident" if run.training.resident else "streamed"
     validation = f"{len(run.validation):,} for validation" if run.validation else "no validation"
     console.say(f"{recipe.name}: {recipe.model.name} on {recipe.data.name}", "bold")
@@ -214,13 +215,17 @@ def _header(run: Run, console: Console, where: Path, snapshot: Snapshot | None) 
     )
     console.say(f"  model       {parameters:,} parameters, {len(run.data.classes)} classes")
     console.say(f"  data        {len(run.training):,} pictures of {'x'.join(str(n) for n in run.data.train.shape)}, {validation}; {place}")
+    if recipe.sampler.name != "shuffle":
+        console.say(f"  sampler     {recipe.sampler.name}, {plan.samples:,} pictures an epoch")
     console.say(
-        f"  batch       {recipe.batch_size} = {run.micro_batch_size} x {accumulation} x {world.size} (micro-batch x accumulation x processes)"
+        f"  batch       {plan.batch_size} = {run.micro_batch_size} x {accumulation} x {world.size} (micro-batch x accumulation x processes)"
     )
     console.say(
         f"  training    {plan.steps_per_epoch:,} steps an epoch, {plan.stop:,} steps"
         + (f" of {plan.total:,}" if plan.stop < plan.total else "")
     )
     console.say(f"  run         {where}")
+    for line in advice(run.model, recipe, plan, world):
+        console.warn(line)
     if snapshot:
         console.say(f"  resumed     at step {run.state.step:,}, epoch {run.epoch:.2f}")

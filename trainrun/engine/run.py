@@ -6,12 +6,12 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from trainrun.draw import key, order
+from trainrun.draw import key, visits
 from trainrun.engine.average import Ema, Plain
 from trainrun.engine.clock import Clock
 from trainrun.engine.evaluate import evaluate
@@ -19,11 +19,13 @@ from trainrun.engine.feed import Batch, Feed, Resident, budget, open_feed
 from trainrun.engine.inputs import Inputs, make_inputs, statistics, together
 from trainrun.engine.keeper import Keeper
 from trainrun.engine.measure import Record, culprits
+from trainrun.engine.sampling import Sampler, make_sampler, refuse_single
 from trainrun.engine.signals import Interrupted, Signals
 from trainrun.engine.state import Plan, State
 from trainrun.engine.teller import Silent
 from trainrun.errors import NonFinite, UserError
 from trainrun.parts.augmentations import Statistics
+from trainrun.parts.datasets.imbalance import imbalanced
 from trainrun.parts.datasets.splits import Data
 from trainrun.parts.initializers import initialize
 from trainrun.parts.schedules import Schedule, make_schedule
@@ -43,6 +45,7 @@ class Run:
     world: World
     data: Data
     plan: Plan
+    sampler: Sampler
     training: Feed
     validation: Feed | None
     inputs: Inputs
@@ -75,16 +78,17 @@ class Run:
     @property
     def micro_batch_size(self) -> int:
         """Pictures that this process takes through the network at once."""
-        share = -(-self.recipe.batch_size // self.world.size)
+        share = -(-self.plan.batch_size // self.world.size)
         return min(self.recipe.micro_batch or share, share)
 
     def batches(self, step: int) -> Iterator[Batch]:
         """The run's batches from `step` on, without end: this process's share of each."""
         while True:
             epoch, done = divmod(step, self.plan.steps_per_epoch)
-            whole = order(self.recipe.seed, epoch, len(self.training)).split(self.recipe.batch_size)[done:]
-            mine = [self.world.share(ids, self.inputs.together) for ids in whole]
-            yield from self.training(mine, epoch, [len(ids) for ids in whole])
+            ids = self.sampler(epoch)
+            whole, again = (None if rows is None else rows.split(self.plan.batch_size)[done:] for rows in (ids, visits(ids)))
+            mine, times = (rows and [self.world.share(piece, self.inputs.together) for piece in rows] for rows in (whole, again))
+            yield from self.training(mine, epoch, [len(piece) for piece in whole], times)
             step = (epoch + 1) * self.plan.steps_per_epoch
 
     def set_rates(self, lr: float) -> None:
@@ -206,6 +210,8 @@ def open_data(node: PartNode, parts: Registry = registry) -> Data:
         raise UserError(f"data {node.name} has no training pictures")
     if data.validation is not None and not len(data.validation):
         raise UserError(f"data {node.name} has an empty validation set")
+    if (ratio := node.options.get("imbalance")) is not None:
+        data = replace(data, train=imbalanced(data.train, ratio, node.options["imbalance_seed"]))
     return data
 
 
@@ -220,7 +226,8 @@ def make_model(recipe: Recipe, data: Data, parts: Registry = registry) -> torch.
 
 def build(recipe: Recipe, world: World, data: Data, signals: Signals, parts: Registry = registry) -> Run:
     """The run of a settled recipe, at step 0, with nothing on disk."""
-    plan = Plan.of(recipe, len(data.train))
+    sampler = make_sampler(recipe, data, parts)
+    plan = Plan.of(recipe, len(sampler))
     _distinct(recipe, plan, data, world, together(recipe.augment, parts))
     _arithmetic(recipe, world)
     with signals.at_once():
@@ -230,13 +237,14 @@ def build(recipe: Recipe, world: World, data: Data, signals: Signals, parts: Reg
         validation = open_feed(data.validation, recipe.data, world, room - spent) if data.validation is not None else None
     layout = torch.channels_last if recipe.memory_format == "channels_last" else torch.contiguous_format
     model = make_model(recipe, data, parts).to(world.device).to(memory_format=layout)
+    refuse_single(model, recipe, plan, data.train.shape, world)
     figures = statistics(data, training)
     inputs = make_inputs(recipe.augment, recipe.seed, recipe.memory_format, figures, parts)
     average = Ema(model, recipe.ema) if recipe.ema else Plain(model)
     compiled: Callable[[torch.nn.Module], Any] = torch.compile if recipe.compile == "on" else lambda module: module
     optimizer = parts.build(recipe.optimizer)(model, recipe.schedule.lr)
     return Run(
-        recipe=recipe, world=world, data=data, plan=plan, training=training, validation=validation, inputs=inputs,
+        recipe=recipe, world=world, data=data, plan=plan, sampler=sampler, training=training, validation=validation, inputs=inputs,
         statistics=figures, model=model, forward=compiled(world.wrap(model)), average=average, judged=compiled(average.model),
         optimizer=optimizer, scaler=world.scaler(recipe.precision),
         schedule=make_schedule(recipe.schedule, plan.total, plan.steps_per_epoch, parts),
@@ -247,12 +255,12 @@ def build(recipe: Recipe, world: World, data: Data, signals: Signals, parts: Reg
 
 def _distinct(recipe: Recipe, plan: Plan, data: Data, world: World, together: int) -> None:
     """Refuse what only the data can show to be a mistake."""
-    last = len(data.train) - (plan.steps_per_epoch - 1) * recipe.batch_size
-    if -(-min(last, recipe.batch_size) // together) < world.size:
+    last = plan.samples - (plan.steps_per_epoch - 1) * plan.batch_size
+    if -(-min(last, plan.batch_size) // together) < world.size:
         pairs = ", and pairs that are mixed stay together" if together == 2 else ""
         raise UserError(
             f"the last batch of an epoch has {last} pictures for {world.size} processes{pairs}; "
-            f"choose another batch_size than {recipe.batch_size}"
+            f"choose another batch_size than {plan.batch_size}"
         )
     if recipe.early_stopping and data.validation is None:
         raise UserError(f"early_stopping watches {recipe.early_stopping.monitor}, and data {recipe.data.name} has no validation pictures")

@@ -12,7 +12,7 @@ from trainrun.recipe.schema import EarlyStopping, Recipe
 
 @dataclass(frozen=True)
 class Plan:
-    """The run's lengths, all in steps."""
+    """The run's lengths, all in steps; `samples` is the number of pictures in an epoch."""
 
     samples: int
     batch_size: int
@@ -26,15 +26,16 @@ class Plan:
 
     @staticmethod
     def of(recipe: Recipe, samples: int) -> Plan:
-        """The plan of a recipe for a training set of `samples` pictures."""
-        per_epoch = -(-samples // recipe.batch_size)
+        """The plan of a recipe whose epochs have `samples` pictures."""
+        batch_size = samples if recipe.batch_size == "full" else recipe.batch_size
+        per_epoch = -(-samples // batch_size)
         total = max(recipe.epochs.steps(per_epoch), 1)
         stop = total if recipe.stop_at is None else min(max(recipe.stop_at.steps(per_epoch), 1), total)
         save: Duration | str = recipe.checkpoint.every
         timed = isinstance(save, Duration) and save.unit == "s"
         return Plan(
             samples,
-            recipe.batch_size,
+            batch_size,
             per_epoch,
             total,
             stop,

@@ -16,6 +16,7 @@ from trainrun.engine.evaluate import evaluate
 from trainrun.engine.feed import budget, open_feed
 from trainrun.engine.inputs import make_inputs
 from trainrun.engine.run import open_data, settle
+from trainrun.engine.sampling import make_sampler
 from trainrun.engine.signals import Interrupted, Signals
 from trainrun.errors import Stopped, UserError
 from trainrun.parts.augmentations import Statistics
@@ -79,7 +80,8 @@ def evaluate_run(run: Path, overrides: Sequence[str] = (), *, allow_plugins: boo
             model = _model(recipe, snapshot, world.device)
             loss = ByClass(registry.build(recipe.loss), len(data.classes), world.device)
             # Batches as in the run: then the figures are its own to the last bit.
-            batch = min(recipe.micro_batch or recipe.batch_size, recipe.batch_size)
+            whole = len(make_sampler(recipe, data, registry)) if recipe.batch_size == "full" else recipe.batch_size
+            batch = min(recipe.micro_batch or whole, whole)
             figures = evaluate(model, feed, inputs, loss, world, batch, recipe.precision, signals.check)
             feed.close()
         except Interrupted:
@@ -129,8 +131,9 @@ def predict(
         model = _model(recipe, snapshot, world.device)
         found = []
         with torch.no_grad(), world.autocast(recipe.precision):
-            for start in range(0, len(pictures), recipe.batch_size):
-                batch = np.stack([_picture(p, (height, width, channels)) for p in pictures[start : start + recipe.batch_size]])
+            size = recipe.micro_batch or 256 if recipe.batch_size == "full" else recipe.batch_size
+            for start in range(0, len(pictures), size):
+                batch = np.stack([_picture(p, (height, width, channels)) for p in pictures[start : start + size]])
                 images = torch.from_numpy(batch).to(world.device).permute(0, 3, 1, 2)
                 prepared = inputs.pictures(images, draws(recipe.seed, 0, torch.arange(len(images), device=world.device)), training=False)
                 found.append(model(prepared).float().softmax(1).cpu())

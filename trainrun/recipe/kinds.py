@@ -23,9 +23,14 @@ class DataOptions(Options):
     ] = "auto"
     cache: Annotated[bool, Field(description="Keep decoded pictures on disk, so that the next start need not decode.")] = True
     workers: Annotated[
-        int | None, Field(ge=0, le=256, description="Processes that decode; the default is the number of usable cores, at most 8.")
+        int | None, Field(ge=0, le=256, description="Processes that decode; by default the usable cores, shared by a machine's processes, at most 8.")
     ] = None
     timeout: Annotated[float, Field(gt=0, description="Seconds without a batch after which a worker counts as stuck.")] = 120.0
+    imbalance: Annotated[
+        float | None,
+        Field(gt=1, le=1e6, description="Thin out the training classes, from the first to the last, until that one has so many times fewer pictures."),
+    ] = None
+    imbalance_seed: Annotated[int, Field(ge=0, lt=1 << 63, description="Another number keeps other pictures.")] = 0
 
 
 @dataclass(frozen=True)
@@ -44,5 +49,6 @@ KINDS: dict[str, Kind] = {
     "warmup": Kind("how the learning rate rises at the start"),
     "decay": Kind("how the learning rate falls afterwards"),
     "augment": Kind("what is done to each picture before the network sees it"),
+    "sampler": Kind("which pictures an epoch has, and in which order"),
     "loss": Kind("what is minimised"),
 }

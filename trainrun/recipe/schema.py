@@ -33,6 +33,7 @@ Optimizer = Annotated[PartNode, PartOf("optimizer")]
 Warmup = Annotated[PartNode, PartOf("warmup")]
 Decay = Annotated[PartNode, PartOf("decay")]
 Augmentation = Annotated[PartNode, PartOf("augment")]
+Sampler = Annotated[PartNode, PartOf("sampler")]
 Loss = Annotated[PartNode, PartOf("loss")]
 
 
@@ -103,7 +104,8 @@ class Recipe(Options):
     model: Annotated[Model, Field(description="The network.")]
     initializer: Annotated[Initializer, Field(description="How weights are drawn before the first step.")] = "default"  # type: ignore[assignment]  # the loader turns names into nodes
     batch_size: Annotated[
-        int, Field(ge=1, le=1_000_000, description="Pictures that make one step, over all micro-batches and processes.")
+        Annotated[int, Field(ge=1, le=1_000_000)] | Literal["full"],
+        Field(description="Pictures that make one step, over all micro-batches and processes; full is the whole epoch (see micro_batch)."),
     ] = 128
     micro_batch: Annotated[
         int | None,
@@ -114,6 +116,7 @@ class Recipe(Options):
     optimizer: Annotated[Optimizer, Field(description="How a gradient becomes an update.")] = "sgd"  # type: ignore[assignment]  # the loader turns names into nodes
     schedule: Annotated[Schedule, Field(description="Learning rate: base, warm-up, decay.")]
     augment: Annotated[list[Augmentation], Field(description="What is done to each picture, in order.")] = []
+    sampler: Annotated[Sampler, Field(description="Which pictures an epoch has, and in which order.")] = "shuffle"  # type: ignore[assignment]  # as above
     loss: Annotated[Loss, Field(description="What is minimised.")] = "cross_entropy"  # type: ignore[assignment]  # as above
     clip: Annotated[float | None, Field(gt=0, description="Largest norm of the whole gradient; longer ones are scaled down to it.")] = None
     ema: Annotated[Ema | None, Field(description="Moving average of the weights.")] = None

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+from trainrun.recipe.batches import pieces, without_single
 from trainrun.recipe.durations import Duration
 from trainrun.recipe.layers import Source, default_part, part_kind
 from trainrun.recipe.registry import PartNode, Registry
@@ -104,7 +105,7 @@ def _longer(a: Duration | None, b: Duration, or_equal: bool = True) -> bool:
 
 def micro_batch_fits(sense: Sense) -> Iterator[Fault]:
     batch, micro = sense.recipe.batch_size, sense.recipe.micro_batch
-    if micro is not None and micro > batch:
+    if micro is not None and batch != "full" and micro > batch:
         yield "micro_batch", f"{micro} is larger than batch_size, {batch}", None
 
 
@@ -234,6 +235,54 @@ def slope_is_used(sense: Sense) -> Iterator[Fault]:
         yield "initializer.slope", f"has no effect with nonlinearity: {nonlinearity}", None
 
 
+def _fact(sense: Sense, node: PartNode, name: str) -> Any:
+    """What a part says of itself, or None."""
+    part = sense.registry.get(node.kind, node.name)
+    return part.facts.get(name) if part else None
+
+
+def _training_pictures(sense: Sense) -> int | None:
+    """How many training pictures there are, if that is known before the data is read."""
+    pictures = _fact(sense, sense.recipe.data, "pictures")
+    return pictures(sense.recipe.data.options) if pictures and sense.recipe.data.options.get("imbalance") is None else None
+
+
+def last_batch_has_statistics(sense: Sense) -> Iterator[Fault]:
+    model, sampler, batch, pictures = sense.recipe.model, sense.recipe.sampler, sense.recipe.batch_size, _training_pictures(sense)
+    batch_norm, length = _fact(sense, model, "batch_norm"), _fact(sense, sampler, "length")
+    if batch == "full" or batch == 1 or pictures is None or not length or not batch_norm or not batch_norm(model.options):
+        return
+    samples = length(sampler.options, pictures)
+    if 1 in pieces(samples, batch):
+        left = f"{samples} pictures an epoch in batches of {batch} leave 1 for the last, too few for the batch norm of {model.name}"
+        fix = without_single(samples, batch)
+        yield "batch_size", f"{left}; write another batch_size, or a model without batch norm", str(fix["batch_size"]) if fix else None
+
+
+def subset_has_a_size(sense: Sense) -> Iterator[Fault]:
+    sampler = sense.recipe.sampler
+    if sampler.name == "subset" and (sampler.fraction is None) == (sampler.count is None):
+        wrote = "found neither" if sampler.count is None else "found both"
+        yield "sampler", f"{wrote}; expected fraction or count, one of the two", None
+
+
+def subset_is_smaller(sense: Sense) -> Iterator[Fault]:
+    sampler, pictures = sense.recipe.sampler, _training_pictures(sense)
+    if sampler.name == "subset" and sampler.count is not None and pictures is not None and sampler.count >= pictures:
+        yield "sampler.count", f"{sampler.count} is no part of the {pictures} training pictures; write a smaller one, or sampler: shuffle", None
+
+
+def weighted_has_weights(sense: Sense) -> Iterator[Fault]:
+    sampler = sense.recipe.sampler
+    if sampler.name == "weighted" and not sampler.weights and sampler.power == 1:
+        yield "sampler", "weighted without weights and with power: 1 prefers no class; write weights or another power, or sampler: shuffle", None
+
+
+def imbalance_seed_chooses(sense: Sense) -> Iterator[Fault]:
+    if sense.wrote("data", "imbalance_seed") and sense.recipe.data.options.get("imbalance") is None:
+        yield "data.imbalance_seed", "has no effect without data.imbalance", None
+
+
 def plugins_once(sense: Sense) -> Iterator[Fault]:
     first = {entry: n for n, entry in reversed(list(enumerate(sense.recipe.plugins)))}
     for n, entry in enumerate(sense.recipe.plugins):
@@ -261,6 +310,11 @@ CHECKS: tuple[Callable[[Sense], Iterator[Fault]], ...] = (
     split_seed_splits,
     normalize_once,
     slope_is_used,
+    last_batch_has_statistics,
+    subset_has_a_size,
+    subset_is_smaller,
+    weighted_has_weights,
+    imbalance_seed_chooses,
     plugins_once,
     *AUGMENT_CHECKS,
 )

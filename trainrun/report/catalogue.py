@@ -113,7 +113,7 @@ def _print(name: str, text: str, indent: int) -> None:
     print(textwrap.fill(text, width, initial_indent=start, subsequent_indent=" " * (column + 2), break_long_words=False, break_on_hyphens=False))
 
 
-_TYPES = {"integer": "whole number", "number": "number", "boolean": "true or false", "string": "text", "array": "list"}
+_TYPES = {"integer": "whole number", "number": "number", "boolean": "true or false", "string": "text", "array": "list", "object": "mapping"}
 
 
 def _told(option: dict[str, Any]) -> str:

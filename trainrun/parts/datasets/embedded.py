@@ -47,7 +47,7 @@ def in_memory(pictures: np.ndarray, labels: np.ndarray) -> Split:
     return Split(labels, (height, width, channels), InMemory(pictures), digest.hexdigest(), held=pictures)
 
 
-@part("data", shape=lambda options: (8, 8, 1))
+@part("data", shape=lambda options: (8, 8, 1), pictures=lambda options: 1_442)
 def digits() -> Data:
     """1,797 handwritten digits, grey, 8 x 8 pixels (UCI optdigits), 1,442 for training and 355 for validation.
 
@@ -110,7 +110,7 @@ class _Crops:
         return pictures
 
 
-@part("data", shape=lambda options: (options["crop"], options["crop"], 3))
+@part("data", shape=lambda options: (options["crop"], options["crop"], 3), pictures=lambda options: options["size"])
 def photos10(
     *,
     size: Annotated[int, Field(ge=10, le=10_000_000, description="Number of training samples.")] = 50_000,

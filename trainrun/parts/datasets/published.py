@@ -254,7 +254,7 @@ def _mnist(spec: _Mnist, root: str | None, download: bool) -> tuple[Any, Any]:
     return side("train", spec.train_records), side("t10k", spec.test_records)
 
 
-@part("data", shape=lambda options: (32, 32, 3))
+@part("data", shape=lambda options: (32, 32, 3), pictures=lambda options: 50_000)
 def cifar10(*, root: Root = None, download: Download = False) -> Data:
     """CIFAR-10: 50,000 + 10,000 colour pictures, 32 x 32 pixels, 10 classes (Krizhevsky 2009).
 
@@ -266,7 +266,7 @@ def cifar10(*, root: Root = None, download: Download = False) -> Data:
     return Data(train, test, CIFAR10_CLASSES, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
 
 
-@part("data", shape=lambda options: (32, 32, 3))
+@part("data", shape=lambda options: (32, 32, 3), pictures=lambda options: 50_000)
 def cifar100(*, root: Root = None, download: Download = False) -> Data:
     """CIFAR-100: 50,000 + 10,000 colour pictures, 32 x 32 pixels, 100 classes (Krizhevsky 2009), the fine labels.
 
@@ -276,7 +276,7 @@ def cifar100(*, root: Root = None, download: Download = False) -> Data:
     return Data(train, test, tuple(CIFAR100_CLASSES), mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762))
 
 
-@part("data", shape=lambda options: (28, 28, 1))
+@part("data", shape=lambda options: (28, 28, 1), pictures=lambda options: 60_000)
 def mnist(*, root: Root = None, download: Download = False) -> Data:
     """MNIST: 60,000 + 10,000 handwritten digits, grey, 28 x 28 pixels (LeCun, Cortes, Burges 1998).
 
@@ -288,7 +288,7 @@ def mnist(*, root: Root = None, download: Download = False) -> Data:
     return Data(train, test, tuple("0123456789"), mean=(0.1307,), std=(0.3081,))
 
 
-@part("data", shape=lambda options: (28, 28, 1))
+@part("data", shape=lambda options: (28, 28, 1), pictures=lambda options: 60_000)
 def fashion_mnist(*, root: Root = None, download: Download = False) -> Data:
     """Fashion-MNIST: 60,000 + 10,000 pieces of clothing, grey, 28 x 28 pixels (Zalando 2017, MIT licence).
 

@@ -82,7 +82,11 @@ class _Pictures:
         return pictures
 
 
-@part("data", shape=lambda options: (*options["shape"][1:], options["shape"][0]))
+@part(
+    "data",
+    shape=lambda options: (*options["shape"][1:], options["shape"][0]),
+    pictures=lambda options: options["size"] - int(options["size"] * options["validation"]),
+)
 def synthetic(
     *,
     shape: Annotated[

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-@part("model", memory_format="channels_last")
+@part("model", memory_format="channels_last", batch_norm=lambda options: options["norm"] == "batch")
 def tiny_convnet(
     shape: tuple[int, int, int],
     classes: int,

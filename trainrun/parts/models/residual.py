@@ -29,7 +29,7 @@ class _SixBlocks:
         return depth
 
 
-@part("model", memory_format="channels_last")
+@part("model", memory_format="channels_last", batch_norm=lambda options: True)
 def resnet_cifar(
     shape: tuple[int, int, int],
     classes: int,
@@ -57,7 +57,7 @@ def resnet_cifar(
     return ResNetCifar(shape[0], classes, (depth - 2) // 6, shortcut)
 
 
-@part("model", memory_format="channels_last")
+@part("model", memory_format="channels_last", batch_norm=lambda options: True)
 def wide_resnet(
     shape: tuple[int, int, int],
     classes: int,
