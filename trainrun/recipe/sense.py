@@ -11,6 +11,7 @@ from trainrun.recipe.durations import Duration
 from trainrun.recipe.layers import Source, default_part, part_kind
 from trainrun.recipe.registry import PartNode, Registry
 from trainrun.recipe.schema import Recipe
+from trainrun.recipe.sense_optimizer import OPTIMIZER_CHECKS
 from trainrun.recipe.yaml import Keys
 
 Fault = tuple[str, str, str | None]  # dotted path, message, suggestion
@@ -238,4 +239,5 @@ CHECKS: tuple[Callable[[Sense], Iterator[Fault]], ...] = (
     normalize_once,
     slope_is_used,
     plugins_once,
+    *OPTIMIZER_CHECKS,
 )

@@ -43,6 +43,8 @@ def _option(schema: dict[str, Any], required: bool) -> dict[str, Any]:
         found |= {name: branch[name] for name in _RANGES if name in branch}
     if words := next((b["errorMessage"] for b in [schema, *branches] if "errorMessage" in b), None):
         found["expected"] = words
+    if "x-part" in schema:
+        found |= {"type": "part", "expected": f"a part (trainrun list {schema['x-part']}), with its options"}
     return {**found, "description": schema.get("description", "")}
 
 
