@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from trainrun.parts.optimizers.groups import Betas, Decay, DecayAll, Decoupled, Eps, fused, keeping_layout, split
+from trainrun.parts.optimizers.groups import Betas, Decay, DecayAll, Decoupled, Eps, fused, restorable, split
 from trainrun.recipe.registry import part
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def adam(
     from torch.optim import Adam
 
     groups = split(model, weight_decay, decay_norms_and_biases)
-    return keeping_layout(Adam(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, amsgrad=amsgrad, fused=fused(groups)))
+    return restorable(Adam(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, amsgrad=amsgrad, fused=fused(groups)))
 
 
 @part("optimizer")
@@ -64,7 +64,7 @@ def adamw(
     from torch.optim import AdamW
 
     groups = split(model, weight_decay, decay_norms_and_biases)
-    return keeping_layout(AdamW(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, amsgrad=amsgrad, fused=fused(groups)))
+    return restorable(AdamW(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, amsgrad=amsgrad, fused=fused(groups)))
 
 
 @part("optimizer")
@@ -87,21 +87,13 @@ def nadam(
     It falls on kernels and matrices only; biases and norms are spared unless decay_norms_and_biases.
     Source: Dozat 2016, Incorporating Nesterov Momentum into Adam; torch.optim.NAdam.
     """
-    import torch
     from torch.optim import NAdam
 
     groups = split(model, weight_decay, decay_norms_and_biases)
-    optimizer = NAdam(
-        groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, momentum_decay=momentum_decay, decoupled_weight_decay=decoupled_weight_decay
+    b1, b2 = betas
+    return restorable(
+        NAdam(groups, lr=lr, betas=(b1, b2), eps=eps, momentum_decay=momentum_decay, decoupled_weight_decay=decoupled_weight_decay)
     )
-
-    def keep_scalars(loaded: Optimizer) -> None:
-        # torch loads the product of momenta onto the parameter's device, where reading it would make every step wait.
-        for state in loaded.state.values():
-            state["mu_product"] = state["mu_product"].to("cpu", torch.get_default_dtype())
-
-    optimizer.register_load_state_dict_post_hook(keep_scalars)
-    return keeping_layout(optimizer)
 
 
 @part("optimizer")
@@ -127,4 +119,4 @@ def radam(
     from torch.optim import RAdam
 
     groups = split(model, weight_decay, decay_norms_and_biases)
-    return keeping_layout(RAdam(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, decoupled_weight_decay=decoupled_weight_decay))
+    return restorable(RAdam(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, decoupled_weight_decay=decoupled_weight_decay))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from trainrun.errors import UserError
-from trainrun.parts.optimizers.groups import Decay, DecayAll, Eps, fused, keeping_layout, split
+from trainrun.parts.optimizers.groups import Decay, DecayAll, Eps, fused, restorable, split
 from trainrun.recipe.registry import part
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def sgd(
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    return keeping_layout(optimizer)
+    return restorable(optimizer)
 
 
 @part("optimizer")
@@ -76,7 +76,7 @@ def rmsprop(
     from torch.optim import RMSprop
 
     groups = split(model, weight_decay, decay_norms_and_biases)
-    return keeping_layout(RMSprop(groups, lr=lr, alpha=alpha, eps=eps, momentum=momentum, centered=centered))
+    return restorable(RMSprop(groups, lr=lr, alpha=alpha, eps=eps, momentum=momentum, centered=centered))
 
 
 @part("optimizer")
@@ -101,4 +101,4 @@ def adagrad(
     from torch.optim import Adagrad
 
     groups = split(model, weight_decay, decay_norms_and_biases)
-    return keeping_layout(Adagrad(groups, lr=lr, lr_decay=lr_decay, initial_accumulator_value=initial_accumulator_value, eps=eps))
+    return restorable(Adagrad(groups, lr=lr, lr_decay=lr_decay, initial_accumulator_value=initial_accumulator_value, eps=eps))

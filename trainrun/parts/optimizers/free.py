@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from trainrun.errors import UserError
-from trainrun.parts.optimizers.groups import Decay, DecayAll, Eps, keeping_layout, split
+from trainrun.parts.optimizers.groups import Decay, DecayAll, Eps, restorable, split
 from trainrun.recipe.registry import part
 
 if TYPE_CHECKING:
@@ -66,11 +66,9 @@ def schedule_free_sgd(
     Source: Defazio et al. 2024, The Road Less Scheduled; schedulefree.SGDScheduleFree.
     """
     groups = split(model, weight_decay, decay_norms_and_biases)
-    optimizer = _schedulefree("schedule_free_sgd").SGDScheduleFree(
-        groups, lr=lr, momentum=momentum, r=r, weight_lr_power=weight_lr_power
-    )
+    optimizer = _schedulefree("schedule_free_sgd").SGDScheduleFree(groups, lr=lr, momentum=momentum, r=r, weight_lr_power=weight_lr_power)
     optimizer.train()
-    return keeping_layout(optimizer)
+    return restorable(optimizer)
 
 
 @part("optimizer", averages=averages)
@@ -103,4 +101,4 @@ def schedule_free_adamw(
         groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, r=r, weight_lr_power=weight_lr_power
     )
     optimizer.train()
-    return keeping_layout(optimizer)
+    return restorable(optimizer)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from trainrun.errors import UserError
-from trainrun.parts.optimizers.groups import Betas, Decay, DecayAll, Eps, keeping_layout, split
+from trainrun.parts.optimizers.groups import Betas, Decay, DecayAll, Eps, restorable, split
 from trainrun.recipe.registry import part
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def lamb(
     """
     groups = split(model, weight_decay, decay_norms_and_biases)
     optimizer = _timm("lamb").Lamb(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, max_grad_norm=None, trust_clip=trust_clip)
-    return keeping_layout(optimizer)
+    return restorable(optimizer)
 
 
 @part("optimizer")
@@ -70,4 +70,4 @@ def lion(
     Source: Chen et al. 2023, Symbolic Discovery of Optimization Algorithms; timm.optim.Lion.
     """
     groups = split(model, weight_decay, decay_norms_and_biases)
-    return keeping_layout(_timm("lion").Lion(groups, lr=lr, betas=(betas[0], betas[1])))
+    return restorable(_timm("lion").Lion(groups, lr=lr, betas=(betas[0], betas[1])))

@@ -27,7 +27,7 @@ Betas = Annotated[
 Eps = Annotated[float, Field(gt=0, description="Added to the root of the averaged square.")]
 
 
-def learning(model: nn.Module) -> dict[str, Tensor]:
+def learning(model: nn.Module) -> Mapping[str, Tensor]:
     """The parameters that learn, by name; UserError where there are none."""
     found = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not found:
@@ -50,18 +50,21 @@ def fused(groups: Iterable[Mapping[str, Any]]) -> bool | None:
     return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in every) or None
 
 
-def keeping_layout(optimizer: Optimizer) -> Optimizer:
-    """Make loaded state take the parameters' memory layout.
+def restorable(optimizer: Optimizer) -> Optimizer:
+    """Make loaded state lie in memory as the state that was saved.
 
     The fused kernels walk parameter and state side by side as flat memory, so a contiguous buffer from a file beside a
-    channels_last kernel would silently update the wrong weights (seen with torch 2.14 on CPU).
+    channels_last kernel would silently update the wrong weights (seen with torch 2.14 on CPU). And torch loads nadam's product
+    of momenta onto the parameter's device, where reading it would make every step wait.
     """
     import torch
 
     def adopt(loaded: Optimizer) -> None:
         for parameter, state in loaded.state.items():
             for key, value in state.items():
-                if torch.is_tensor(value) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                if key == "mu_product":
+                    state[key] = value.to("cpu", torch.get_default_dtype())
+                elif torch.is_tensor(value) and value.shape == parameter.shape and value.stride() != parameter.stride():
                     state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
     optimizer.register_load_state_dict_post_hook(adopt)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from trainrun.errors import UserError
-from trainrun.parts.optimizers.groups import Decay, keeping_layout, learning, matching
+from trainrun.parts.optimizers.groups import Decay, learning, matching, restorable
 from trainrun.recipe.registry import PartNode, part, registry
 from trainrun.recipe.schema import PartOf
 
@@ -67,4 +67,4 @@ def muon(
         "params": taken, "lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay, "ns_steps": ns_steps,
         "adjust_lr_fn": adjust_lr, "optimizer": "muon",
     }  # fmt: skip
-    return keeping_layout(Pair([group], other))
+    return restorable(Pair([group], other))

@@ -10,10 +10,14 @@ from torch import Tensor
 from torch.optim import Muon, Optimizer
 
 
+def columns(like: Tensor) -> list[int]:
+    """The dimensions of a weight with the rows first and the others as they lie in memory, so that [rows, columns] can be a view."""
+    return [0, *sorted(range(1, like.ndim), key=lambda n: -like.stride(n))]
+
+
 def as_matrix(tensor: Tensor, like: Tensor) -> Tensor:
-    """`tensor` as [rows, everything else], its columns in the order in which `like` lies in memory; a view where both lie alike."""
-    order = sorted(range(1, like.ndim), key=lambda n: -like.stride(n))
-    return tensor.permute(0, *order).reshape(len(tensor), -1)
+    """`tensor`, which lies in memory as `like` does, as a view [rows, everything else]."""
+    return tensor.detach().permute(columns(like)).view(len(tensor), -1)
 
 
 class Pair(Optimizer):
@@ -24,7 +28,7 @@ class Pair(Optimizer):
         mine = {p for group in groups for p in group["params"]}
         self.second = second
         # Muon takes matrices only, so it never sees the parameters themselves.
-        self.muon = Muon([{**group, "params": [as_matrix(p.detach(), p) for p in group["params"]]} for group in groups])
+        self.muon = Muon([{**group, "params": [as_matrix(p, p) for p in group["params"]]} for group in groups])
         rest = [{**group, "params": [p for p in group["params"] if p not in mine]} for group in second.param_groups]
         defaults = {name: value for name, value in self.muon.defaults.items() if name not in groups[0]}
         super().__init__([*({**defaults, **group} for group in groups), *(group for group in rest if group["params"])], {})
@@ -48,8 +52,8 @@ class Pair(Optimizer):
             if "momentum_buffer" not in self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
             # A view of the weights, so that what Muon does to the matrix is done to them.
-            matrix = as_matrix(p.detach(), p)
-            matrix.grad = as_matrix(p.grad, p)
+            matrix = as_matrix(p, p)
+            matrix.grad = p.grad.permute(columns(p)).reshape(matrix.shape)  # a gradient may lie otherwise
             matrices.append(matrix)
             state[matrix] = {"momentum_buffer": as_matrix(self.state[p]["momentum_buffer"], p)}
         self.muon.param_groups = [{**group, "params": matrices}]
