@@ -199,20 +199,20 @@ def made(name: str, options: dict[str, Any], net: nn.Module, **more: Any) -> tor
     return make_optimizer(node(name, **{**options, **inner, **more}), net, 0.01)
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(("dtype", "channels_last"), [(torch.float32, False), (torch.float32, True), (torch.float64, True)])
 @pytest.mark.parametrize(("name", "options"), VARIANTS, ids=lambda v: v if isinstance(v, str) else "-".join(map(str, v)) or "plain")
 @pytest.mark.parametrize("at", [0, 3])
 def test_saved_at_a_step_and_loaded_is_bitwise_the_uninterrupted_run(
-    name: str, options: dict[str, Any], channels_last: bool, at: int
+    name: str, options: dict[str, Any], dtype: torch.dtype, channels_last: bool, at: int
 ) -> None:
     rules = [{"match": "4.*", "lr_scale": 3.0}, {"match": "*.weight", "weight_decay": 0.2}]
-    net = network(channels_last=channels_last)
+    net = network(dtype, channels_last)
     optimizer = made(name, options, net, groups=rules)
     descend(net, optimizer, range(at), falling(0.01))
     saved, weights = saved_and_loaded(optimizer), {n: t.clone() for n, t in net.state_dict().items()}
     descend(net, optimizer, range(at, 8), falling(0.01))
 
-    other = network(channels_last=channels_last)
+    other = network(dtype, channels_last)
     other.load_state_dict(weights)
     resumed = made(name, options, other, groups=rules)
     resumed.load_state_dict(saved)
