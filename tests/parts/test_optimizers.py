@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from trainrun.errors import UserError
-from trainrun.parts.optimizers import adamw, sgd
+from trainrun.parts.optimizers.adaptive import adamw
+from trainrun.parts.optimizers.classic import sgd
 
 
 def network(dtype: torch.dtype = torch.float64) -> nn.Module:

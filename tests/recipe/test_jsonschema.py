@@ -54,6 +54,8 @@ def test_the_schema_is_one(tmp_path: Path) -> None:
     [
         "",
         "optimizer: {name: adamw, betas: [0.9, 0.99]}\n",
+        "optimizer: {name: muon, second: {name: sgd, momentum: 0.8}, groups: [{match: fc.*, lr_scale: 10}]}\n",
+        "optimizer: {name: adamw, weight_decay_schedule: {name: cosine, end: 10}}\n",
         "augment: [random_crop, {name: horizontal_flip, p: 0.3}]\n",
         "initializer: {name: normal, std: 0.1}\nclip: null\nema: {decay: 0.9}\n",
         "checkpoint: {every: 'off'}\nlog: {every: 10}\nstop_at: 10st\n",
@@ -75,7 +77,7 @@ def test_families_are_accepted_by_each_of_their_names(validator: jsonschema.Draf
 
 def test_a_dumped_recipe_is_accepted(validator: jsonschema.Draft202012Validator, tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
-    file.write_text(MAIN + "augment: [normalize]\nema: {}\nearly_stopping: {}\n", encoding="utf-8")
+    file.write_text(MAIN + "augment: [normalize]\nema: {}\nearly_stopping: {}\noptimizer: {name: muon, groups: [{match: fc.*, lr_scale: 10}]}\n", encoding="utf-8")
     assert list(validator.iter_errors(yaml.read(dump(load(file).recipe), "f").data)) == []
 
 

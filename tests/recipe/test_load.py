@@ -12,6 +12,7 @@ import pytest
 
 import trainrun.parts  # registers the built-in parts
 from trainrun.errors import RecipeError
+from trainrun.recipe.dump import dump
 from trainrun.recipe.durations import Duration
 from trainrun.recipe.load import Loaded, Source, find, load, shipped
 from trainrun.recipe.registry import Part, Registry
@@ -148,6 +149,15 @@ def test_another_part_drops_the_old_ones_options_but_keeps_those_of_the_kind() -
 def test_the_same_name_keeps_the_options() -> None:
     text = MAIN.replace("digits", "{name: photos10, crop: 16}")
     assert load(written(text), ["data.name=photos10"]).recipe.data.crop == 16
+
+
+def test_a_part_within_a_part_is_opened_by_its_own_name_or_by_its_default() -> None:
+    second = load(written(MAIN), ["optimizer=muon", "optimizer.second.eps=0.1"]).recipe.optimizer.second
+    assert (second.kind, second.name, second.eps, second.betas) == ("optimizer", "adamw", 0.1, [0.9, 0.999])
+    second = load(written(MAIN), ["optimizer.second.momentum=0.3", "optimizer={name: muon, second: sgd}"]).recipe.optimizer.second
+    assert (second.name, second.momentum, second.nesterov) == ("sgd", 0.3, False)
+    loaded = load(written(MAIN + "optimizer: {name: muon, second: {name: sgd, momentum: 0.2}}\n"))
+    assert load(written(dump(loaded.recipe))).recipe == loaded.recipe
 
 
 def test_a_data_set_may_declare_that_it_has_no_validation() -> None:

@@ -1,12 +1,16 @@
-"""The weights that are evaluated and kept: the model's own, or their exponential moving average."""
+"""The weights that are evaluated and kept: the model's own, their exponential moving average, or one that the optimizer keeps."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterable
 
 import torch
 
 from trainrun.recipe import schema
+from trainrun.recipe.registry import Registry, registry
+
+Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 class Plain:
@@ -40,3 +44,33 @@ class Ema(Plain):
         torch._foreach_lerp_([mine for mine, _ in self._averaged], [theirs for _, theirs in self._averaged], 1 - decay)
         for mine, theirs in self._copied:
             mine.copy_(theirs)
+
+
+class OfOptimizer(Plain):
+    """The average that the optimizer keeps in its own state, written out after each step; buffers are copied.
+
+    write: fills the first of each pair of tensors with the average of the second, a parameter.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, write: Callable[[torch.optim.Optimizer, Iterable[Pair]], None]
+    ) -> None:
+        super().__init__(copy.deepcopy(model).requires_grad_(False))
+        self.optimizer, self.write = optimizer, write
+        self._averaged = list(zip(self.model.parameters(), model.parameters(), strict=True))
+        self._copied = list(zip(self.model.buffers(), model.buffers(), strict=True))
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Follow the weights after a step."""
+        self.write(self.optimizer, self._averaged)
+        for mine, theirs in self._copied:
+            mine.copy_(theirs)
+
+
+def make_average(recipe: schema.Recipe, model: torch.nn.Module, optimizer: torch.optim.Optimizer, parts: Registry = registry) -> Plain:
+    """The recipe's average of a model under an optimizer, at step 0."""
+    part = parts.get("optimizer", recipe.optimizer.name)
+    if part and "averages" in part.facts:
+        return OfOptimizer(model, optimizer, part.facts["averages"])
+    return Ema(model, recipe.ema) if recipe.ema else Plain(model)

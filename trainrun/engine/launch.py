@@ -22,6 +22,7 @@ from trainrun.engine.signals import Interrupted, Signals
 from trainrun.engine.teller import Teller
 from trainrun.errors import OutOfMemory, RecipeError, Stopped, UserError
 from trainrun.parts.datasets.splits import Data
+from trainrun.parts.optimizers import summary
 from trainrun.recipe.dump import dump
 from trainrun.recipe.load import Loaded, load
 from trainrun.recipe.schema import Recipe
@@ -196,7 +197,7 @@ def _describe(recipe: Recipe, where: Path, facts: dict[str, Any], going_on: bool
 def _room(run: Run, where: Path) -> None:
     """Refuse to start where three checkpoints (weights, average, two moments) would not fit on the disk."""
     weights = sum(t.nbytes for t in run.model.state_dict().values())
-    needed, free = 3 * weights * (4 if run.recipe.ema else 3), shutil.disk_usage(where).free
+    needed, free = 3 * weights * (4 if run.average.model is not run.model else 3), shutil.disk_usage(where).free
     if free < needed:
         raise UserError(
             f"{where} has {free / 2**20:,.0f} MiB free, and three checkpoints may take {needed / 2**20:,.0f} MiB; make room or choose --out"
@@ -214,6 +215,8 @@ def _header(run: Run, console: Console, where: Path, snapshot: Snapshot | None) 
         f"  device      {world.device_name}{f', {world.size} processes' if world.size > 1 else ''}; {recipe.precision}, {recipe.memory_format}"
     )
     console.say(f"  model       {parameters:,} parameters, {len(run.data.classes)} classes")
+    for n, line in enumerate(summary(run.optimizer, recipe.optimizer.name)):
+        console.say(f"  {'' if n else 'optimizer':11} {line}")
     console.say(f"  data        {len(run.training):,} pictures of {'x'.join(str(n) for n in run.data.train.shape)}, {validation}; {place}")
     if recipe.sampler.name != "shuffle":
         console.say(f"  sampler     {recipe.sampler.name}, {plan.samples:,} pictures an epoch")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from trainrun.draw import key, visits
-from trainrun.engine.average import Ema, Plain
+from trainrun.engine.average import Plain, make_average
 from trainrun.engine.clock import Clock
 from trainrun.engine.evaluate import evaluate
 from trainrun.engine.feed import Batch, Feed, Resident, budget, open_feed
@@ -28,6 +28,7 @@ from trainrun.parts.augmentations import Statistics
 from trainrun.parts.datasets.imbalance import imbalanced
 from trainrun.parts.datasets.splits import Data
 from trainrun.parts.initializers import initialize
+from trainrun.parts.optimizers import make_optimizer, weight_decay_factor, write_rates
 from trainrun.parts.schedules import Schedule, make_schedule
 from trainrun.recipe.registry import PartNode, Registry, registry
 from trainrun.recipe.schema import EarlyStopping, Recipe
@@ -92,9 +93,9 @@ class Run:
             step = (epoch + 1) * self.plan.steps_per_epoch
 
     def set_rates(self, lr: float) -> None:
-        """Write the step's learning rate into the optimizer's groups."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        """Write the step's learning rate and weight decay into the optimizer's groups."""
+        schedule = self.recipe.optimizer.options["weight_decay_schedule"]
+        write_rates(self.optimizer, lr, weight_decay_factor(schedule, self.state.step / self.plan.total))
 
     def seed_model_draws(self, seed: int) -> None:
         """Seed what the model itself draws (dropout and the like), at a cost of microseconds."""
@@ -240,9 +241,9 @@ def build(recipe: Recipe, world: World, data: Data, signals: Signals, parts: Reg
     refuse_single(model, recipe, plan, data.train.shape, world)
     figures = statistics(data, training)
     inputs = make_inputs(recipe.augment, recipe.seed, recipe.memory_format, figures, parts)
-    average = Ema(model, recipe.ema) if recipe.ema else Plain(model)
+    optimizer = make_optimizer(recipe.optimizer, model, recipe.schedule.lr, parts)
+    average = make_average(recipe, model, optimizer, parts)
     compiled: Callable[[torch.nn.Module], Any] = torch.compile if recipe.compile == "on" else lambda module: module
-    optimizer = parts.build(recipe.optimizer)(model, recipe.schedule.lr)
     return Run(
         recipe=recipe, world=world, data=data, plan=plan, sampler=sampler, training=training, validation=validation, inputs=inputs,
         statistics=figures, model=model, forward=compiled(world.wrap(model)), average=average, judged=compiled(average.model),

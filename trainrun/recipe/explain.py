@@ -69,7 +69,8 @@ def unknown_option(layer: Layer, registry: Registry, part: Part, at: Keys, depth
     owners = _owners(registry, part.kind, name) if nearest(name, own) is None else None
     if owners:
         return layer.at_key(at, f"{message}; {name} is an option of {', '.join(owners)}")
-    return layer.at_key(at, message, near_path(at, known_paths(layer, registry)))
+    beside = [f"{dotted(at[:-1])}.{option}" for option in own]
+    return layer.at_key(at, message, near_path(at, [*known_paths(layer, registry), *beside]))
 
 
 def option_names(part: Part) -> list[str]:

@@ -107,7 +107,7 @@ def _inlined(schema: Any, definitions: Schema) -> Any:
         return [_inlined(item, definitions) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    if "$ref" in schema:
+    if "$ref" in schema and schema["$ref"].rsplit("/", 1)[1] in definitions:  # a part within a part is found in the recipe's schema
         rest = {key: value for key, value in schema.items() if key != "$ref"}
         return {**_inlined(definitions[schema["$ref"].rsplit("/", 1)[1]], definitions), **rest}
     return {key: _inlined(value, definitions) for key, value in schema.items()}

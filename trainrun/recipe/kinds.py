@@ -33,6 +33,40 @@ class DataOptions(Options):
     imbalance_seed: Annotated[int, Field(ge=0, lt=1 << 63, description="Another number keeps other pictures.")] = 0
 
 
+class ParameterGroup(Options):
+    """A rule over parameter names; where several match, the last one that gives a setting has the say on it."""
+
+    match: Annotated[str, Field(min_length=1, max_length=200, description="Parameter names, as a glob: fc.* or *.bias.")]
+    lr_scale: Annotated[float | None, Field(ge=0, le=1e6, description="Factor of the learning rate; 0 freezes the parameters.")] = None
+    weight_decay: Annotated[
+        float | None, Field(ge=0, description="Weight decay of those that decay at all: norms and biases are spared here too.")
+    ] = None
+
+
+class WeightDecaySchedule(Options):
+    """How the weight decay changes over the training, from the optimizer's own to `end` times that."""
+
+    name: Annotated[Literal["linear", "cosine"], Field(description="In a straight line, or along half a cosine.")]
+    end: Annotated[float, Field(ge=0, le=1e6, description="Factor that the weight decay has come to at the end.")] = 0.0
+
+
+_GROUPS = "a list of mappings with match (a glob over parameter names), lr_scale and weight_decay"
+_DECAYING = "a mapping with name (linear or cosine) and end"
+
+
+class OptimizerOptions(Options):
+    """What every optimizer takes besides its own options: which parameters it treats otherwise, and how its decay changes."""
+
+    groups: Annotated[
+        list[ParameterGroup],
+        Field(description="Parameters with a learning rate or decay of their own; later ones win.", json_schema_extra={"errorMessage": _GROUPS}),
+    ] = []
+    weight_decay_schedule: Annotated[
+        WeightDecaySchedule | None,
+        Field(description="How the weight decay changes from the run's start to its end.", json_schema_extra={"errorMessage": _DECAYING}),
+    ] = None
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of part: what it is, in one line, and the options all its parts share."""
@@ -45,7 +79,7 @@ KINDS: dict[str, Kind] = {
     "data": Kind("where the pictures and labels come from", DataOptions),
     "model": Kind("the network"),
     "initializer": Kind("how weights are drawn before the first step"),
-    "optimizer": Kind("how a gradient becomes an update"),
+    "optimizer": Kind("how a gradient becomes an update", OptimizerOptions),
     "warmup": Kind("how the learning rate rises at the start"),
     "decay": Kind("how the learning rate falls afterwards"),
     "augment": Kind("what is done to each picture before the network sees it"),

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from pydantic import BaseModel
+
 from trainrun.errors import Mistake
 from trainrun.recipe.kinds import Options
 from trainrun.recipe.schema import PartOf, Recipe
@@ -113,6 +115,11 @@ def merge(below: Layer, above: Layer) -> None:
 
 def _part_kind(metadata: list[Any]) -> str | None:
     return next((m.kind for m in metadata if isinstance(m, PartOf)), None)
+
+
+def parts_within(options: type[BaseModel]) -> dict[str, str]:
+    """The options of a part that name a part themselves, with the kind of each."""
+    return {name: kind for name, field in options.model_fields.items() if (kind := _part_kind(field.metadata))}
 
 
 def _group(annotation: Any) -> type[Options] | None:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from trainrun.errors import Mistake
 from trainrun.recipe import words
 from trainrun.recipe.explain import mistakes_of, unknown_option
-from trainrun.recipe.layers import PART_LISTS, PARTS, Layer, default_part
+from trainrun.recipe.layers import PART_LISTS, PARTS, Layer, default_part, parts_within
 from trainrun.recipe.registry import PartNode, Registry
 from trainrun.recipe.yaml import Keys
 
@@ -49,6 +49,9 @@ def _node(layer: Layer, registry: Registry, kind: str, raw: Any, at: Keys, mista
             near = registry.nearest(kind, name) if isinstance(name, str) else "none" if registry.get(kind, "none") and not raw else None
             mistakes.append(layer.at_value(here, f"found {words.found(name)}; {expected}", None if near and "*" in near else near))
         return stand_in
+    for option, inner in parts_within(part.options).items():
+        written = options.get(option, part.options.model_fields[option].default)
+        options[option] = _node(layer, registry, inner, written, (*at, option), mistakes, complete)
     try:
         valid = part.options.model_validate(options)
     except ValidationError as error:

@@ -10,7 +10,7 @@ from trainrun.errors import Mistake
 from trainrun.recipe import words, yaml
 from trainrun.recipe.explain import known_paths, near_path
 from trainrun.recipe.kinds import KINDS
-from trainrun.recipe.layers import GROUPS, Layer, Source, default_part, part_kind, spread
+from trainrun.recipe.layers import GROUPS, Layer, Source, default_part, part_kind, parts_within, spread
 from trainrun.recipe.registry import Registry
 from trainrun.recipe.schema import Recipe
 from trainrun.recipe.yaml import Keys, dotted
@@ -42,7 +42,7 @@ def apply_overrides(layer: Layer, texts: Sequence[str], registry: Registry) -> l
             except ValueError as error:
                 mistakes.append(source.mistake(key.strip(), str(error)))
     for keys, value, source in sorted(parsed, key=lambda p: (len(p[0]), p[0][-1] != "name")):
-        if fault := _write(layer, layer.data, (), keys, value, source):
+        if fault := _write(layer, layer.data, (), keys, value, source, registry):
             mistakes.append(fault)
     return mistakes
 
@@ -61,7 +61,7 @@ def _unknown(layer: Layer, keys: list[str], registry: Registry, source: Source) 
     return None
 
 
-def _write(layer: Layer, holder: Any, at: Keys, keys: list[str], value: Any, source: Source) -> Mistake | None:
+def _write(layer: Layer, holder: Any, at: Keys, keys: list[str], value: Any, source: Source, registry: Registry) -> Mistake | None:
     """Put a value at `keys` below the mapping or list `holder`, which stands at `at`."""
     step = _step(holder, keys[0])
     if step is None:
@@ -77,14 +77,22 @@ def _write(layer: Layer, holder: Any, at: Keys, keys: list[str], value: Any, sou
         return None
     written = isinstance(step, int) or step in holder
     child = _child(holder, step) if written else None
-    opened = _opened(layer, here, child, written)
+    opened = _opened(layer, here, child, written, _inner(registry, at, holder, step))
     if opened is None:
         message = f"{dotted(here)} is {words.found(child)}, a single value with nothing inside"
         return source.mistake(dotted((*at, *keys)), message)
     if opened is not child:
         layer.values.setdefault(here, source)
     holder[step] = opened
-    return _write(layer, opened, here, keys[1:], value, source)
+    return _write(layer, opened, here, keys[1:], value, source, registry)
+
+
+def _inner(registry: Registry, at: Keys, holder: Any, option: str | int) -> str | None:
+    """The part that stands in an option of the part `holder` where nothing is written; None where the option takes no part."""
+    kind = part_kind(at)
+    part = registry.get(kind, str(holder.get("name"))) if kind and isinstance(holder, dict) else None
+    takes_part = part is not None and option in parts_within(part.options)
+    return str(part.options.model_fields[str(option)].default) if part and takes_part else None
 
 
 def _step(holder: Any, key: str) -> str | int | None:
@@ -104,15 +112,18 @@ def _no_entry(holder: list[Any], key: str) -> str:
     return f"no entry {key}; the list has {has}"
 
 
-def _opened(layer: Layer, at: Keys, child: Any, written: bool) -> dict[str, Any] | list[Any] | None:
-    """The mapping or list to enter at a path; a bare part name becomes a mapping, what is absent an empty one."""
+def _opened(layer: Layer, at: Keys, child: Any, written: bool, inner: str | None) -> dict[str, Any] | list[Any] | None:
+    """The mapping or list to enter at a path; a bare part name becomes a mapping, what is absent an empty one.
+
+    inner: the default where a part stands in another one's option.
+    """
     if isinstance(child, (dict, list)):
         return child
-    if part_kind(at) and isinstance(child, str):
+    if (part_kind(at) or inner) and isinstance(child, str):
         if at in layer.values:
             layer.values[(*at, "name")] = layer.values[at]
         return {"name": child}
     if child is not None:
         return None
-    default = default_part(at) if part_kind(at) and not written else None
+    default = None if written else default_part(at) if part_kind(at) else inner
     return {"name": default} if default else {}

@@ -14,6 +14,7 @@ from trainrun.recipe.layers import Source, default_part, part_kind
 from trainrun.recipe.registry import PartNode, Registry
 from trainrun.recipe.schema import Recipe
 from trainrun.recipe.sense_augment import AUGMENT_CHECKS
+from trainrun.recipe.sense_optimizer import OPTIMIZER_CHECKS
 from trainrun.recipe.yaml import Keys
 
 Fault = tuple[str, str, str | None]  # dotted path, message, suggestion
@@ -317,4 +318,5 @@ CHECKS: tuple[Callable[[Sense], Iterator[Fault]], ...] = (
     imbalance_seed_chooses,
     plugins_once,
     *AUGMENT_CHECKS,
+    *OPTIMIZER_CHECKS,
 )

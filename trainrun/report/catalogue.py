@@ -34,7 +34,7 @@ _RANGES = (
 def _option(schema: dict[str, Any], required: bool) -> dict[str, Any]:
     """Type, default, range and meaning of one option, from its JSON Schema."""
     branches = [b for b in schema.get("anyOf", [schema]) if b.get("type") != "null"]
-    found: dict[str, Any] = {"type": " or ".join(dict.fromkeys(str(b.get("type", "any")) for b in branches))}
+    found: dict[str, Any] = {"type": " or ".join(dict.fromkeys(str(b.get("type", "object" if "$ref" in b else "any")) for b in branches))}
     if required:
         found["required"] = True
     else:
@@ -43,6 +43,8 @@ def _option(schema: dict[str, Any], required: bool) -> dict[str, Any]:
         found |= {name: branch[name] for name in _RANGES if name in branch}
     if words := next((b["errorMessage"] for b in [schema, *branches] if "errorMessage" in b), None):
         found["expected"] = words
+    if "x-part" in schema:
+        found |= {"type": "string or object", "expected": f"a part (trainrun list {schema['x-part']}), with its options"}
     return {**found, "description": schema.get("description", "")}
 
 
