@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -55,6 +56,16 @@ def _print_json(value: Any) -> None:
 def _next(*words: object) -> None:
     """The command to run next, which is for people."""
     print(f"next: {command(*words)}", file=sys.stderr)
+
+
+def _print_look(found: Any, as_json: bool) -> None:
+    """What a trial saw, for a program or for a person."""
+    if as_json:
+        _print_json(found.document())
+    else:
+        from trainrun.report.console import clean
+
+        print(clean(found.lines(shutil.get_terminal_size().columns)))
 
 
 @app.command()
@@ -124,9 +135,35 @@ def show(
     if as_json:
         _print_json(plain(settled))
     else:
-        sources = {**loaded.sources, **{(path,): Source("automatic", reason) for path, reason in reasons.items()}}
+        sources = {**loaded.sources, **{tuple(path.split(".")): Source("automatic", reason) for path, reason in reasons.items()}}
         print(dump(settled, sources if why else None), end="")
     _next("fit", recipe, *words, *_allowed(allow_plugins))
+
+
+@app.command()
+def schedule(
+    words: Annotated[
+        list[str], typer.Argument(metavar="RECIPE... [KEY=VALUE]...", help="Recipes, and settings that replace those of each.")
+    ],
+    set_: Set = None,
+    png: Annotated[Path | None, typer.Option("--png", metavar="FILE", help="Also write the plot to this file.")] = None,
+    allow_plugins: Plugins = False,
+    as_json: AsJson = False,
+) -> None:
+    """Draw the learning rate of every step; that of several recipes on one plot."""
+    recipes = [word for word in words if "=" not in word or Path(word).exists()]
+    settings = [*(word for word in words if word not in recipes), *(set_ or [])]
+    if not recipes:
+        raise UserError(f"found settings and no recipe: {' '.join(words)}").then(command("init"))
+    loaded = [(recipe, _load(recipe, settings, allow_plugins)) for recipe in recipes]
+    from trainrun.trials.schedule import look
+
+    found = look(loaded)
+    if png:
+        found.png(png)
+        print(f"wrote {png}", file=sys.stderr)
+    _print_look(found, as_json)
+    _next("fit", recipes[0], *settings, *_allowed(allow_plugins))
 
 
 @app.command(name="list")

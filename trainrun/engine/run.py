@@ -28,7 +28,7 @@ from trainrun.parts.datasets.splits import Data
 from trainrun.parts.initializers import initialize
 from trainrun.parts.schedules import Schedule, make_schedule
 from trainrun.recipe.registry import PartNode, Registry, registry
-from trainrun.recipe.schema import EarlyStopping, Recipe
+from trainrun.recipe.schema import EarlyStopping, Per256, Recipe
 from trainrun.world import World, native_bf16
 
 # fp16 starts with a loss scale of 65,536 and halves it at each overflow; a sound run stays above 1.
@@ -53,7 +53,7 @@ class Run:
     judged: torch.nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    schedule: Schedule
+    curve: Schedule
     loss: Callable[..., torch.Tensor]
     rule: EarlyStopping
     signals: Signals
@@ -85,6 +85,10 @@ class Run:
             whole = order(self.recipe.seed, epoch, len(self.training)).split(self.recipe.batch_size)[done:]
             yield from self.training([self.world.share(ids) for ids in whole], epoch, [len(ids) for ids in whole])
             step = (epoch + 1) * self.plan.steps_per_epoch
+
+    def schedule(self, step: int) -> float:
+        """The learning rate of a step, made or about to be made."""
+        return self.curve(step, self.state.train_errors, self.state.evaluations)
 
     def set_rates(self, lr: float) -> None:
         """Write the step's learning rate into the optimizer's groups."""
@@ -120,6 +124,23 @@ class Run:
             what, ago = found
             sample = next(self.batches(max(self.state.step - 1, 0))) if batch is None else batch
             raise self.non_finite(what, self.state.step - ago, [sample], training=True)
+        error, self.record.window.error = self.record.window.error, None
+        if error is not None:
+            with self._telling("the training error ends the warm-up", train_error=error):
+                self.state.observe_training(error)
+
+    def observe(self, figures: dict[str, float]) -> None:
+        """Note an evaluation: for the best weights, for early stopping, and for a schedule that looks at it."""
+        with self._telling("validation does not improve"):
+            self.state.observe(figures, self.epoch, self.rule)
+
+    @contextlib.contextmanager
+    def _telling(self, why: str, **figures: float) -> Iterator[None]:
+        """Tell of an event where what is noted within changes the learning rate of the next step."""
+        before = self.schedule(self.state.step)
+        yield
+        if (after := self.schedule(self.state.step)) != before:
+            self.teller.event(event="learning_rate", why=why, **figures, lr_before=before, lr_after=after)
 
     def validate(self) -> dict[str, float]:
         """Evaluate the weights that are kept (the average where there is one); nothing without a validation set; raises NonFinite."""
@@ -195,6 +216,10 @@ def settle(
         fact = part.facts.get("memory_format", "contiguous") if part else "contiguous"
         decided["memory_format"] = fact(recipe.model.name) if callable(fact) else fact
         reasons["memory_format"] = f"what suits {recipe.model.name}"
+    lr = recipe.schedule.lr
+    if isinstance(lr, Per256):
+        decided["schedule"] = recipe.schedule.model_copy(update={"lr": recipe.base_lr})
+        reasons["schedule.lr"] = f"{lr.per_256:g} per 256 pictures by the {lr.rule} rule, with batch_size {recipe.batch_size}"
     return recipe.model_copy(update=decided), reasons
 
 
@@ -233,14 +258,15 @@ def build(recipe: Recipe, world: World, data: Data, signals: Signals, parts: Reg
     inputs = make_inputs(recipe.augment, recipe.seed, recipe.memory_format, figures, parts)
     average = Ema(model, recipe.ema) if recipe.ema else Plain(model)
     compiled: Callable[[torch.nn.Module], Any] = torch.compile if recipe.compile == "on" else lambda module: module
-    optimizer = parts.build(recipe.optimizer)(model, recipe.schedule.lr)
+    curve = make_schedule(recipe.schedule, plan.total, plan.steps_per_epoch, parts, recipe.seed)
+    optimizer = parts.build(recipe.optimizer)(model, curve.base)
     return Run(
         recipe=recipe, world=world, data=data, plan=plan, training=training, validation=validation, inputs=inputs,
         statistics=figures, model=model, forward=compiled(world.wrap(model)), average=average, judged=compiled(average.model),
         optimizer=optimizer, scaler=world.scaler(recipe.precision),
-        schedule=make_schedule(recipe.schedule, plan.total, plan.steps_per_epoch, parts),
+        curve=curve,
         loss=parts.build(recipe.loss), rule=recipe.early_stopping or EarlyStopping(), signals=signals,
-        record=Record(min(plan.log_every, 1000), world),
+        record=Record(min(plan.log_every, 1000), world, curve.window),
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from trainrun.errors import Mistake, RecipeError
-from trainrun.recipe import sense, words
+from trainrun.recipe import sense, sense_schedules, words
 from trainrun.recipe.dump import dump
 from trainrun.recipe.explain import mistakes_of, unknown_field
 from trainrun.recipe.find import contents, find, shipped, shipped_file, shipped_names, shown
@@ -60,7 +60,7 @@ def load(recipe: str | Path, overrides: Sequence[str] = (), *, allow_plugins: bo
         raise RecipeError(list(dict.fromkeys(mistakes)))
     sources = _sources(layer)
     loaded = Loaded(resolved, sources, file)
-    if found := sense.contradictions(resolved, sources, registry):
+    if found := sense.contradictions(resolved, sources, registry, sense_schedules.CHECKS):
         raise RecipeError([loaded.mistake(*fault) for fault in found])
     return loaded
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trainrun.recipe.durations import Duration
@@ -9,13 +11,21 @@ from trainrun.recipe.durations import Duration
 
 @dataclass(frozen=True)
 class Progress:
-    """What a schedule may look at: the step about to be taken (from 0) and the run it belongs to, all in steps."""
+    """What a schedule may look at: the step about to be taken (from 0), the run it belongs to, and what was measured before it.
+
+    warmup: the step at which the warm-up ends; where a training error ends it, that is `step` itself until it does.
+    lr: the base learning rate. best_train_error: the lowest training error, in 0..1, of the windows that a warm-up asks for.
+    evaluations: all evaluations so far, in their order: {"step", "val_loss", "val_accuracy"}. Lengths are in steps.
+    """
 
     step: int
     total: int
     steps_per_epoch: int
     warmup: int
     lr: float
+    seed: int = 0
+    best_train_error: float = math.inf
+    evaluations: Sequence[Mapping[str, float]] = ()
 
     @property
     def since_warmup(self) -> int:
