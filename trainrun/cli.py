@@ -158,10 +158,16 @@ def schedule(
     loaded = [(recipe, _load(recipe, settings, allow_plugins)) for recipe in recipes]
     from trainrun.trials.schedule import look
 
-    found = look(loaded)
-    if png:
-        found.png(png)
-        print(f"wrote {png}", file=sys.stderr)
+    try:
+        found = look(loaded)
+        if png:
+            found.png(png)
+            print(f"wrote {png}", file=sys.stderr)
+    except UserError as error:
+        # The data's size makes the steps, so it has to be there.
+        more = ["data.download=true"] if "download" in str(error) and "data.download=true" not in settings else []
+        error.then(command("schedule", *recipes, *settings, *more, *_allowed(allow_plugins)))
+        raise
     _print_look(found, as_json)
     _next("fit", recipes[0], *settings, *_allowed(allow_plugins))
 

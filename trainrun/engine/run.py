@@ -245,7 +245,7 @@ def make_model(recipe: Recipe, data: Data, parts: Registry = registry) -> torch.
 def build(recipe: Recipe, world: World, data: Data, signals: Signals, parts: Registry = registry) -> Run:
     """The run of a settled recipe, at step 0, with nothing on disk."""
     plan = Plan.of(recipe, len(data.train))
-    _distinct(recipe, plan, data, world)
+    _distinct(recipe, plan, data, world, parts)
     _arithmetic(recipe, world)
     with signals.at_once():
         room = budget(world)
@@ -270,7 +270,7 @@ def build(recipe: Recipe, world: World, data: Data, signals: Signals, parts: Reg
     )  # fmt: skip
 
 
-def _distinct(recipe: Recipe, plan: Plan, data: Data, world: World) -> None:
+def _distinct(recipe: Recipe, plan: Plan, data: Data, world: World, parts: Registry) -> None:
     """Refuse what only the data can show to be a mistake."""
     last = len(data.train) - (plan.steps_per_epoch - 1) * recipe.batch_size
     if min(last, recipe.batch_size) < world.size:
@@ -279,6 +279,9 @@ def _distinct(recipe: Recipe, plan: Plan, data: Data, world: World) -> None:
         )
     if recipe.early_stopping and data.validation is None:
         raise UserError(f"early_stopping watches {recipe.early_stopping.monitor}, and data {recipe.data.name} has no validation pictures")
+    decay = parts.get("decay", recipe.schedule.decay.name)
+    if decay and decay.facts.get("watches") == "validation" and data.validation is None:
+        raise UserError(f"schedule.decay {decay.name} watches validation, and data {recipe.data.name} has no validation pictures")
 
 
 def _arithmetic(recipe: Recipe, world: World) -> None:

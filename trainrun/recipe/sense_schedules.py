@@ -69,11 +69,12 @@ def drops_come(sense: Sense) -> Iterator[Fault]:
         yield "schedule.decay.every", f"{options['every']} brings no drop: {training}", None
     if (options := _decay(sense, "cosine_restarts")) and _never(sense, options["first"]):
         yield "schedule.decay.first", f"{options['first']} brings no restart: {training}", None
-    for option, what in (("staircase", "no stair"), ("cycle", "no second cycle")):
+    for option in ("staircase", "cycle"):
         options = _decay(sense, "exponential", "natural_exponential", "polynomial")
         if options and options.get(option) and _never(sense, options["steps"]):
-            steps = options["steps"] or "a span without steps"
-            yield f"schedule.decay.{option}", f"has no effect: {steps} brings {what} in epochs: {sense.recipe.epochs}", None
+            steps = options["steps"]
+            why = f": {steps} is no shorter than the training" if steps else " without steps: the span is all of the training"
+            yield f"schedule.decay.{option}", f"has no effect{why}, epochs: {sense.recipe.epochs}", None
 
 
 def decay_falls(sense: Sense) -> Iterator[Fault]:
