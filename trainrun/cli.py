@@ -54,24 +54,19 @@ def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=1, allow_nan=False))
 
 
-def _print_look(seen: Look, as_json: bool) -> None:
-    if as_json:
-        _print_json(seen.document())
-    else:
-        print(seen.lines(shutil.get_terminal_size((120, 40)).columns), end="")
-
-
 def _next(*words: object) -> None:
     """The command to run next, which is for people."""
     print(f"next: {command(*words)}", file=sys.stderr)
 
 
-def _look(seen: Look, as_json: bool) -> None:
-    """Print what a trial saw."""
+def _print_look(seen: Look, as_json: bool) -> None:
+    """What a trial saw, for a program or for a person."""
     if as_json:
         _print_json(seen.document())
     else:
-        print(seen.lines(shutil.get_terminal_size().columns))
+        from trainrun.report.console import clean
+
+        print(clean(seen.lines(shutil.get_terminal_size().columns)))
 
 
 @app.command()
@@ -136,7 +131,7 @@ def show(
     if counts:
         from trainrun.trials.counts import counts_of
 
-        _look(counts_of(loaded.recipe), as_json)
+        _print_look(counts_of(loaded.recipe), as_json)
         _next("fit", recipe, *words, *_allowed(allow_plugins))
         return
     from trainrun.engine.run import settle
@@ -155,9 +150,41 @@ def show(
     elif as_json:
         _print_json(plain(settled))
     else:
-        sources = {**loaded.sources, **{(path,): Source("automatic", reason) for path, reason in reasons.items()}}
+        sources = {**loaded.sources, **{tuple(path.split(".")): Source("automatic", reason) for path, reason in reasons.items()}}
         print(dump(settled, sources if why else None), end="")
     _next("fit", recipe, *words, *_allowed(allow_plugins))
+
+
+@app.command()
+def schedule(
+    words: Annotated[
+        list[str], typer.Argument(metavar="RECIPE... [KEY=VALUE]...", help="Recipes, and settings that replace those of each.")
+    ],
+    set_: Set = None,
+    png: Annotated[Path | None, typer.Option("--png", metavar="FILE", help="Also write the plot to this file.")] = None,
+    allow_plugins: Plugins = False,
+    as_json: AsJson = False,
+) -> None:
+    """Draw the learning rate of every step; that of several recipes on one plot."""
+    recipes = [word for word in words if "=" not in word or Path(word).exists()]
+    settings = [*(word for word in words if word not in recipes), *(set_ or [])]
+    if not recipes:
+        raise UserError(f"found settings and no recipe: {' '.join(words)}").then(command("init"))
+    loaded = [(recipe, _load(recipe, settings, allow_plugins)) for recipe in recipes]
+    from trainrun.trials.schedule import look
+
+    try:
+        found = look(loaded)
+        if png:
+            found.png(png)
+            print(f"wrote {png}", file=sys.stderr)
+    except UserError as error:
+        # The data's size makes the steps, so it has to be there.
+        more = ["data.download=true"] if "download" in str(error) and "data.download=true" not in settings else []
+        error.then(command("schedule", *recipes, *settings, *more, *_allowed(allow_plugins)))
+        raise
+    _print_look(found, as_json)
+    _next("fit", recipes[0], *settings, *_allowed(allow_plugins))
 
 
 @app.command(name="list")

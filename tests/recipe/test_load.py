@@ -194,7 +194,7 @@ def test_of_two_overrides_the_later_wins() -> None:
         ("shedule.lr=0.1", "shedule.lr: a recipe has no such field; did you mean schedule.lr?"),
         ("schedule.warmpu=none", "schedule.warmpu: schedule has no such field; it has lr, warmup, decay; did you mean schedule.warmup?"),
         ("model.dept=20", "model.dept: tiny_convnet has no such option; it has width, depth, norm, dropout; did you mean depth?"),
-        ("schedule.lr=abc", "schedule.lr: found 'abc'; expected a number greater than 0 and at most 1000000"),
+        ("schedule.lr=abc", "schedule.lr: found 'abc'; expected a number greater than 0 and at most 1000000 or a mapping with per_256, rule"),
         (
             "model=resnet_cifarr",
             "model: found 'resnet_cifarr'; expected the name of a part (trainrun list model); did you mean resnet_cifar?",

@@ -68,7 +68,7 @@ def explain(error: BaseException, run: Run | None, recipe: Recipe, where: Path, 
         last = where / "checkpoints" / "last"
         clean = f"the last clean state is {last.parent / os.readlink(last)}" if last.is_symlink() else "no state was saved before"
         told = NonFinite(f"{text}; {clean}; try a lower schedule.lr, a warm-up, clip=1.0 or precision=fp32")
-        return told.then(call.fresh(f"schedule.lr={recipe.schedule.lr / 10:g}"))
+        return told.then(call.fresh(f"schedule.lr={recipe.base_lr / 10:g}"))
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(sign in text for sign in _NO_MEMORY)):
         return _out_of_memory(text.partition("\n")[0] or "MemoryError", run, recipe, call)
     if lost(error):

@@ -32,7 +32,7 @@ def fit(run: Run) -> str:
                 except Interrupted:  # the evaluation is owed still, and is made when the run goes on
                     keeper.save()
                     return "signal"
-                state.observe(figures, run.epoch, run.rule)
+                run.observe(figures)
             state.reported = state.step
             record.period.clear()
             run.teller.epoch(figures)

@@ -35,14 +35,39 @@ class Sums:
         return {f"{prefix}_loss": self.loss / self.samples, f"{prefix}_accuracy": self.correct / self.samples}
 
 
+@dataclass
+class Window:
+    """The training error of every `length` steps, counted from the run's start; without a length nothing is measured."""
+
+    length: int | None
+    steps: int = 0
+    correct: float = 0.0
+    samples: int = 0
+    error: float | None = None  # of the window that the last step closed
+
+    def add(self, correct: float, samples: int) -> None:
+        if self.length is None:
+            return
+        self.steps, self.correct, self.samples, self.error = self.steps + 1, self.correct + correct, self.samples + samples, None
+        if self.steps == self.length:
+            self.error = 1 - self.correct / self.samples
+            self.steps, self.correct, self.samples = 0, 0.0, 0
+
+    def ends_after(self, steps: int) -> bool:
+        """Whether the window ends with so many steps more."""
+        return self.length is not None and self.steps + steps == self.length
+
+
 class Record:
     """A row a step on the device; `read` moves the rows to the sums of the interval (a log line) and the period (an epoch line)."""
 
-    def __init__(self, rows: int, world: World) -> None:
+    def __init__(self, rows: int, world: World, window: int | None = None) -> None:
+        """Room for `rows` steps between reads; `window` is the length in steps of what a warm-up's training error is measured over."""
         self.world = world
         self.rows = torch.zeros(rows, 3, dtype=torch.float64, device=world.device)
         self.sizes: list[int] = []
         self.interval, self.period = Sums(), Sums()
+        self.window = Window(window)
 
     def write(self, totals: torch.Tensor, samples: int) -> None:
         """One step's summed loss, hits and gradient norm (float64 [3], this process's part) over `samples` of all processes."""
@@ -51,7 +76,8 @@ class Record:
 
     @property
     def full(self) -> bool:
-        return len(self.sizes) == len(self.rows)
+        """Whether it must be read before the next step: there is no room, or a window ends, which the next step's rate may hang on."""
+        return len(self.sizes) == len(self.rows) or self.window.ends_after(len(self.sizes))
 
     def read(self, tensors: Iterable[torch.Tensor]) -> tuple[str, int] | None:
         """Wait for the device, once, and add the rows to the sums.
@@ -69,14 +95,15 @@ class Record:
                     return what, ago
             self.interval.add(loss, correct, samples)
             self.period.add(loss, correct, samples)
+            self.window.add(correct, samples)
         return None if math.isfinite(state) else ("weights or their moments", 0)
 
     def state(self) -> dict[str, Any]:
         """The sums as plain values; call `read` first."""
-        return {"interval": asdict(self.interval), "period": asdict(self.period)}
+        return {"interval": asdict(self.interval), "period": asdict(self.period), "window": asdict(self.window)}
 
     def load(self, state: dict[str, Any]) -> None:
-        self.interval, self.period = Sums(**state["interval"]), Sums(**state["period"])
+        self.interval, self.period, self.window = Sums(**state["interval"]), Sums(**state["period"]), Window(**state["window"])
 
 
 def culprits(

@@ -31,7 +31,7 @@ from trainrun.parts.initializers import initialize
 from trainrun.parts.optimizers import make_optimizer, weight_decay_factor, write_rates
 from trainrun.parts.schedules import Schedule, make_schedule
 from trainrun.recipe.registry import PartNode, Registry, registry
-from trainrun.recipe.schema import EarlyStopping, Recipe
+from trainrun.recipe.schema import EarlyStopping, Per256, Recipe
 from trainrun.world import World, native_bf16
 
 # fp16 starts with a loss scale of 65,536 and halves it at each overflow; a sound run stays above 1.
@@ -57,7 +57,7 @@ class Run:
     judged: torch.nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    schedule: Schedule
+    curve: Schedule
     loss: Callable[..., torch.Tensor]
     rule: EarlyStopping
     signals: Signals
@@ -87,10 +87,18 @@ class Run:
         while True:
             epoch, done = divmod(step, self.plan.steps_per_epoch)
             ids = self.sampler(epoch)
-            whole, again = (None if rows is None else rows.split(self.plan.batch_size)[done:] for rows in (ids, visits(ids)))
-            mine, times = (rows and [self.world.share(piece, self.inputs.together) for piece in rows] for rows in (whole, again))
-            yield from self.training(mine, epoch, [len(piece) for piece in whole], times)
+            again = visits(ids)
+            times = None if again is None else self._mine(again, done)
+            yield from self.training(self._mine(ids, done), epoch, map(len, ids.split(self.plan.batch_size)[done:]), times)
             step = (epoch + 1) * self.plan.steps_per_epoch
+
+    def _mine(self, rows: torch.Tensor, done: int) -> list[torch.Tensor]:
+        """This process's share of each of an epoch's batches, after those that are done."""
+        return [self.world.share(piece, self.inputs.together) for piece in rows.split(self.plan.batch_size)[done:]]
+
+    def schedule(self, step: int) -> float:
+        """The learning rate of a step, made or about to be made."""
+        return self.curve(step, self.state.train_errors, self.state.evaluations)
 
     def set_rates(self, lr: float) -> None:
         """Write the step's learning rate and weight decay into the optimizer's groups."""
@@ -126,6 +134,23 @@ class Run:
             what, ago = found
             sample = next(self.batches(max(self.state.step - 1, 0))) if batch is None else batch
             raise self.non_finite(what, self.state.step - ago, [sample], training=True)
+        error, self.record.window.error = self.record.window.error, None
+        if error is not None:
+            with self._telling("the training error ends the warm-up", train_error=error):
+                self.state.observe_training(error)
+
+    def observe(self, figures: dict[str, float]) -> None:
+        """Note an evaluation: for the best weights, for early stopping, and for a schedule that looks at it."""
+        with self._telling("validation does not improve"):
+            self.state.observe(figures, self.epoch, self.rule)
+
+    @contextlib.contextmanager
+    def _telling(self, why: str, **figures: float) -> Iterator[None]:
+        """Tell of an event where what is noted within changes the learning rate of the next step."""
+        before = self.schedule(self.state.step)
+        yield
+        if (after := self.schedule(self.state.step)) != before:
+            self.teller.event(event="learning_rate", why=why, **figures, lr_before=before, lr_after=after)
 
     def validate(self) -> dict[str, float]:
         """Evaluate the weights that are kept (the average where there is one); nothing without a validation set; raises NonFinite."""
@@ -201,6 +226,10 @@ def settle(
         fact = part.facts.get("memory_format", "contiguous") if part else "contiguous"
         decided["memory_format"] = fact(recipe.model.name) if callable(fact) else fact
         reasons["memory_format"] = f"what suits {recipe.model.name}"
+    lr = recipe.schedule.lr
+    if isinstance(lr, Per256):
+        decided["schedule"] = recipe.schedule.model_copy(update={"lr": recipe.base_lr})
+        reasons["schedule.lr"] = f"{lr.per_256:g} per 256 pictures by the {lr.rule} rule, with batch_size {recipe.batch_size}"
     return recipe.model_copy(update=decided), reasons
 
 
@@ -229,7 +258,7 @@ def build(recipe: Recipe, world: World, data: Data, signals: Signals, parts: Reg
     """The run of a settled recipe, at step 0, with nothing on disk."""
     sampler = make_sampler(recipe, data, parts)
     plan = Plan.of(recipe, len(sampler))
-    _distinct(recipe, plan, data, world, together(recipe.augment, parts))
+    _distinct(recipe, plan, data, world, parts)
     _arithmetic(recipe, world)
     with signals.at_once():
         room = budget(world)
@@ -241,30 +270,34 @@ def build(recipe: Recipe, world: World, data: Data, signals: Signals, parts: Reg
     refuse_single(model, recipe, plan, data.train.shape, world)
     figures = statistics(data, training)
     inputs = make_inputs(recipe.augment, recipe.seed, recipe.memory_format, figures, parts)
-    optimizer = make_optimizer(recipe.optimizer, model, recipe.schedule.lr, parts)
-    average = make_average(recipe, model, optimizer, parts)
     compiled: Callable[[torch.nn.Module], Any] = torch.compile if recipe.compile == "on" else lambda module: module
+    curve = make_schedule(recipe.schedule, plan.total, plan.steps_per_epoch, parts, recipe.seed)
+    optimizer = make_optimizer(recipe.optimizer, model, curve.base, parts)
+    average = make_average(recipe, model, optimizer, parts)
     return Run(
         recipe=recipe, world=world, data=data, plan=plan, sampler=sampler, training=training, validation=validation, inputs=inputs,
         statistics=figures, model=model, forward=compiled(world.wrap(model)), average=average, judged=compiled(average.model),
         optimizer=optimizer, scaler=world.scaler(recipe.precision),
-        schedule=make_schedule(recipe.schedule, plan.total, plan.steps_per_epoch, parts),
+        curve=curve,
         loss=parts.build(recipe.loss), rule=recipe.early_stopping or EarlyStopping(), signals=signals,
-        record=Record(min(plan.log_every, 1000), world),
+        record=Record(min(plan.log_every, 1000), world, curve.window),
     )  # fmt: skip
 
 
-def _distinct(recipe: Recipe, plan: Plan, data: Data, world: World, together: int) -> None:
+def _distinct(recipe: Recipe, plan: Plan, data: Data, world: World, parts: Registry) -> None:
     """Refuse what only the data can show to be a mistake."""
-    last = plan.samples - (plan.steps_per_epoch - 1) * plan.batch_size
-    if -(-min(last, plan.batch_size) // together) < world.size:
-        pairs = ", and pairs that are mixed stay together" if together == 2 else ""
+    last, neighbours = plan.samples - (plan.steps_per_epoch - 1) * plan.batch_size, together(recipe.augment, parts)
+    if -(-min(last, plan.batch_size) // neighbours) < world.size:
+        pairs = ", and pairs that are mixed stay together" if neighbours == 2 else ""
         raise UserError(
             f"the last batch of an epoch has {last} pictures for {world.size} processes{pairs}; "
             f"choose another batch_size than {plan.batch_size}"
         )
     if recipe.early_stopping and data.validation is None:
         raise UserError(f"early_stopping watches {recipe.early_stopping.monitor}, and data {recipe.data.name} has no validation pictures")
+    decay = parts.get("decay", recipe.schedule.decay.name)
+    if decay and decay.facts.get("watches") == "validation" and data.validation is None:
+        raise UserError(f"schedule.decay {decay.name} watches validation, and data {recipe.data.name} has no validation pictures")
 
 
 def _arithmetic(recipe: Recipe, world: World) -> None:

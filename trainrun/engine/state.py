@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from trainrun.recipe.durations import Duration
@@ -66,6 +66,9 @@ class State:
 
     step: updates made. reported: the last step whose epoch line is written. best: the best evaluation so far, with its step and
     epoch. waited: evaluations since then. is_best: whether the weights at `step` are the best. seconds: time spent training.
+
+    What the schedule may look at: evaluations, all of them, and train_errors, the (step, error) of each window of steps whose training
+    error was lower than all before it. As both only grow, the rate of a step can be computed at any time later.
     """
 
     step: int = 0
@@ -74,6 +77,8 @@ class State:
     waited: int = 0
     is_best: bool = False
     seconds: float = 0.0
+    evaluations: list[dict[str, float]] = field(default_factory=list)
+    train_errors: list[tuple[int, float]] = field(default_factory=list)
 
     def observe(self, figures: dict[str, float], epoch: float, rule: EarlyStopping) -> None:
         """Note an evaluation: better by more than min_delta starts the wait again; NaN is never better."""
@@ -85,6 +90,12 @@ class State:
             self.waited = 0
         else:
             self.waited += 1
+        self.evaluations.append({"step": self.step, "val_loss": figures["val_loss"], "val_accuracy": figures["val_accuracy"]})
+
+    def observe_training(self, error: float) -> None:
+        """Note the training error of the window of steps that ends here, if it is the lowest so far."""
+        if not self.train_errors or error < self.train_errors[-1][1]:
+            self.train_errors.append((self.step, error))
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

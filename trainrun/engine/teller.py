@@ -28,6 +28,9 @@ class Silent:
     def progress(self) -> None:
         """A step is done."""
 
+    def event(self, **figures: Any) -> None:
+        """Something happened that changes the run."""
+
     def warn(self, text: str) -> None:
         """Something that a person should know of, though the run goes on."""
 

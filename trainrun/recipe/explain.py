@@ -12,7 +12,7 @@ from pydantic_core.core_schema import ErrorType
 from trainrun.errors import Mistake
 from trainrun.recipe import words
 from trainrun.recipe.kinds import KINDS
-from trainrun.recipe.layers import GROUPS, PART_LISTS, PARTS, Layer
+from trainrun.recipe.layers import GROUPS, PART_LISTS, PARTS, Layer, group_at
 from trainrun.recipe.registry import Part, Registry, nearest
 from trainrun.recipe.schema import Recipe
 from trainrun.recipe.yaml import Keys, dotted
@@ -53,7 +53,7 @@ _PYDANTICS = frozenset(get_args(ErrorType))
 
 def unknown_field(layer: Layer, registry: Registry, at: Keys) -> Mistake:
     """The mistake for a key that a recipe, or a group of its settings, does not have."""
-    group = GROUPS.get(str(at[0])) if len(at) > 1 else None
+    group = group_at(at[:-1])
     fields = list((group or Recipe).model_fields)
     message = f"{dotted(at[:-1])} has no such field; it has {', '.join(fields)}" if group else "a recipe has no such field"
     return layer.at_key(at, message, near_path(at, known_paths(layer, registry)))
@@ -90,6 +90,8 @@ def _owners(registry: Registry, kind: str, option: str) -> list[str]:
 def known_paths(layer: Layer, registry: Registry) -> list[str]:
     """Every dotted path that could be written: fields, and the options of the parts named here, then those of any part."""
     paths = [*Recipe.model_fields, *(f"{group}.{name}" for group, model in GROUPS.items() for name in model.model_fields)]
+    inner = {path: found for path in paths if (found := group_at(tuple(path.split(".")))) and "." in path}
+    paths += [f"{path}.{name}" for path, model in inner.items() for name in model.model_fields]
     others: list[str] = []
     for at, kind in PARTS.items():
         node = layer.data.get(str(at[0]))

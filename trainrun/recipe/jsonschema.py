@@ -22,7 +22,7 @@ _EXTENDS: Schema = {
 def json_schema(registry: Registry = registry, *, partial: bool = False) -> Schema:
     """The schema, draft 2020-12; a recipe that extends another, or is `partial` for others to extend, may leave out what they have."""
     whole = copy.deepcopy(Recipe.model_json_schema())
-    definitions: Schema = {name: _tidy(body) for name, body in whole.pop("$defs").items() if name in {g.__name__ for g in GROUPS.values()}}
+    definitions: Schema = {name: _tidy(body) for name, body in whole.pop("$defs").items()}
     body = _tidy(whole)
     required = [name for name in body.pop("required") if name != "name"]
     groups_required = {group: definitions[model.__name__].pop("required", []) for group, model in GROUPS.items()}

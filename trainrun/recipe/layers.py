@@ -139,6 +139,15 @@ PART_LISTS: dict[str, str] = {
 }
 
 
+def group_at(at: Keys) -> type[Options] | None:
+    """The group of settings that can stand at a path, if one can; a group's field may be one in turn."""
+    group = GROUPS.get(str(at[0])) if at else None
+    for key in at[1:]:
+        field_ = group.model_fields.get(str(key)) if group else None
+        group = _group(field_.annotation) if field_ else None
+    return group
+
+
 def part_kind(at: Keys) -> str | None:
     """The kind of part that stands at a path, if one does."""
     if len(at) == 2 and isinstance(at[1], int):

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from trainrun.errors import Mistake, RecipeError
-from trainrun.recipe import sense, words
+from trainrun.recipe import sense, sense_schedules, words
 from trainrun.recipe.dump import dump
 from trainrun.recipe.explain import mistakes_of, unknown_field
 from trainrun.recipe.find import contents, find, shipped, shipped_file, shipped_names, shown
@@ -60,7 +60,7 @@ def load(recipe: str | Path, overrides: Sequence[str] = (), *, allow_plugins: bo
     wrong = frozenset(m.path.split(".")[0] for m in mistakes)
     known = resolved or _sound(data, wrong)
     if known is not None:
-        faults = sense.contradictions(known, sources, registry, wrong)
+        faults = sense.contradictions(known, sources, registry, sense_schedules.CHECKS, wrong)
         loaded = Loaded(known, sources, file)
         mistakes += [loaded.mistake(*fault) for fault in faults]
         if not mistakes:

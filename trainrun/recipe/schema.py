@@ -37,10 +37,27 @@ Sampler = Annotated[PartNode, PartOf("sampler")]
 Loss = Annotated[PartNode, PartOf("loss")]
 
 
+class Per256(Options):
+    """A base learning rate that follows the batch size."""
+
+    per_256: Annotated[float, Field(gt=0, le=1e6, description="Base learning rate for a batch_size of 256.")]
+    rule: Annotated[
+        Literal["linear", "sqrt"], Field(description="How it follows: with batch_size / 256, or with the square root of that.")
+    ] = "linear"
+
+    def at(self, batch_size: int) -> float:
+        """The base learning rate for a batch size: the linear rule is that of Goyal et al. 2017, the other that of Krizhevsky 2014."""
+        ratio = batch_size / 256
+        return self.per_256 * (ratio if self.rule == "linear" else ratio**0.5)
+
+
 class Schedule(Options):
     """Learning rate = lr x warm-up x decay."""
 
-    lr: Annotated[float, Field(gt=0, le=1e6, description="Base learning rate.")]
+    lr: Annotated[
+        Annotated[float, Field(gt=0, le=1e6)] | Per256,
+        Field(description="Base learning rate; or {per_256: ...}, the one for 256 pictures, which follows batch_size."),
+    ]
     warmup: Annotated[Warmup, Field(description="How the learning rate rises at the start.")] = "none"  # type: ignore[assignment]  # the loader turns names into nodes
     decay: Annotated[Decay, Field(description="How the learning rate falls afterwards.")] = "constant"  # type: ignore[assignment]  # as above
 
@@ -136,6 +153,15 @@ class Recipe(Options):
     )
     checkpoint: Annotated[Checkpoint, Field(description="When the state of the run is saved.")] = Checkpoint()
     log: Annotated[Log, Field(description="What is written about the run while it goes.")] = Log()
+
+    @property
+    def base_lr(self) -> float:
+        """The base learning rate as a number, for this batch size where it is written per 256 pictures."""
+        lr = self.schedule.lr
+        if not isinstance(lr, Per256):
+            return lr
+        assert self.batch_size != "full", "a check of the recipe refuses it"
+        return lr.at(self.batch_size)
 
 
 # Fields that change how a run is carried out or described, but none of its numbers: a resume may change them.

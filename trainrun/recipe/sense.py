@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -71,6 +71,9 @@ class Sense:
         return self.complete or source is None or source.kind == "override"
 
 
+Check = Callable[[Sense], Iterator[Fault]]
+
+
 class _Unknown(Exception):
     """A check asked for a field that has a mistake of its own."""
 
@@ -88,18 +91,18 @@ class _Known:
 
 
 def contradictions(
-    recipe: Recipe, sources: Mapping[Keys, Source], registry: Registry, unknown: frozenset[str] = frozenset()
+    recipe: Recipe, sources: Mapping[Keys, Source], registry: Registry, more: Iterable[Check] = (), unknown: frozenset[str] = frozenset()
 ) -> list[Fault]:
-    """Every fault that a check finds, in the order of the checks; a check that needs one of the `unknown` fields is left out."""
+    """Every fault that a check finds, those of `more` included, in the order of the checks; one that needs any of the `unknown` fields is left out."""
     sense = Sense(cast(Recipe, _Known(recipe, unknown)) if unknown else recipe, sources, registry)
     faults: list[Fault] = []
-    for check in CHECKS:
+    for check in (*CHECKS, *more):
         with contextlib.suppress(_Unknown):
             faults.extend(check(sense))
     return faults
 
 
-def _longer(a: Duration | None, b: Duration, or_equal: bool = True) -> bool:
+def longer(a: Duration | None, b: Duration, or_equal: bool = True) -> bool:
     """Whether `a` is the longer of two lengths that can be compared without knowing the data."""
     return a is not None and a.unit == b.unit and (a.value > b.value or (or_equal and a.value == b.value))
 
@@ -111,7 +114,7 @@ def micro_batch_fits(sense: Sense) -> Iterator[Fault]:
 
 
 def stop_at_stops(sense: Sense) -> Iterator[Fault]:
-    if _longer(sense.recipe.stop_at, sense.recipe.epochs):
+    if longer(sense.recipe.stop_at, sense.recipe.epochs):
         yield "stop_at", f"{sense.recipe.stop_at} is no earlier than the end, epochs: {sense.recipe.epochs}, so it has no effect", None
 
 
@@ -191,7 +194,7 @@ def multistep_values_match(sense: Sense) -> Iterator[Fault]:
 def milestones_rise(sense: Sense) -> Iterator[Fault]:
     milestones = sense.recipe.schedule.decay.options.get("at")
     for n, (before, after) in enumerate(_pairs(milestones)):
-        if _longer(before, after):
+        if longer(before, after):
             yield f"schedule.decay.at.{n + 1}", f"{after} does not come after {before}; milestones must rise", None
 
 
@@ -199,7 +202,7 @@ def milestones_are_reached(sense: Sense) -> Iterator[Fault]:
     milestones = sense.recipe.schedule.decay.options.get("at")
     if not sense.short_trial():
         for n, milestone in enumerate(milestones if isinstance(milestones, list) else []):
-            if _longer(milestone, sense.recipe.epochs) or str(milestone) == "100%":
+            if longer(milestone, sense.recipe.epochs) or str(milestone) == "100%":
                 yield f"schedule.decay.at.{n}", f"{milestone} is never reached, epochs: {sense.recipe.epochs}, so it has no effect", None
 
 
@@ -209,7 +212,7 @@ def _pairs(milestones: Any) -> Iterator[tuple[Duration, Duration]]:
 
 def warmup_ends(sense: Sense) -> Iterator[Fault]:
     length = sense.recipe.schedule.warmup.options.get("for")
-    if isinstance(length, Duration) and not sense.short_trial() and _longer(length, sense.recipe.epochs, or_equal=False):
+    if isinstance(length, Duration) and not sense.short_trial() and longer(length, sense.recipe.epochs, or_equal=False):
         yield "schedule.warmup.for", f"{length} is longer than the training, epochs: {sense.recipe.epochs}", None
 
 
@@ -291,7 +294,7 @@ def plugins_once(sense: Sense) -> Iterator[Fault]:
             yield f"plugins.{n}", "is listed twice", None
 
 
-CHECKS: tuple[Callable[[Sense], Iterator[Fault]], ...] = (
+CHECKS: tuple[Check, ...] = (
     micro_batch_fits,
     stop_at_stops,
     checkpoint_keep_counts,

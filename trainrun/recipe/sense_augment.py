@@ -50,7 +50,7 @@ def mixing_has_partners(sense: Sense) -> Iterator[Fault]:
         name, micro = recipe.augment[n].name, recipe.micro_batch
         if recipe.batch_size == 1:
             yield f"augment.{n}", f"{name} has no effect with batch_size: 1, where no picture has a partner", None
-        elif micro is not None and micro % 2 and micro < recipe.batch_size:
+        elif micro is not None and micro % 2 and (recipe.batch_size == "full" or micro < recipe.batch_size):
             yield "micro_batch", f"{micro} is odd and would part a pair that {name} mixes; expected an even number", None
 
 

@@ -33,7 +33,7 @@ class Pca:
         lines = [f"principal components of the pixels of {self.data}, values in 0..1", "eigenvalue    share  eigenvector"]
         for value, row in zip(self.eigenvalues, self.eigenvectors, strict=True):
             lines.append(f"{value:10.6f}  {value / total:7.2%}  " + " ".join(f"{entry:9.6f}" for entry in row))
-        return "\n".join(line[:width].rstrip() for line in lines) + "\n"
+        return "\n".join(line[:width].rstrip() for line in lines)
 
 
 def look(recipe: Recipe, world: World) -> Pca:
