@@ -108,12 +108,23 @@ def show(
     overrides: Overrides = None,
     set_: Set = None,
     why: Annotated[bool, typer.Option("--why", help="Say after each value where it comes from.")] = False,
+    augment: Annotated[bool, typer.Option("--augment", help="Draw training pictures before and after each augmentation.")] = False,
+    png: Annotated[Path | None, typer.Option("--png", metavar="FILE", help="Where to draw; by default NAME-augment.png.")] = None,
     allow_plugins: Plugins = False,
     as_json: AsJson = False,
 ) -> None:
     """Print the resolved recipe with every default; what it prints is itself a recipe."""
     words = [*(overrides or []), *(set_ or [])]
     loaded = _load(recipe, words, allow_plugins)
+    if augment:
+        from trainrun.trials.augment import show as show_augment
+
+        told = show_augment(loaded.recipe, png or Path(f"{loaded.recipe.name}-augment.png"), pictures=not as_json)
+        if as_json:
+            _print_json(told)
+        return _next("fit", recipe, *words, *_allowed(allow_plugins))
+    if png:
+        raise UserError("--png says where --augment draws; give both").then(command("show", recipe, *words, "--augment", "--png", png))
     from trainrun.engine.run import settle
     from trainrun.recipe.dump import dump, plain
     from trainrun.recipe.layers import Source
