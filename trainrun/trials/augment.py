@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-_SAMPLES, _EPOCHS = 4, 2
+_SAMPLES = 4  # pictures, each in more than one epoch
 _NOTHING = PartNode("augment", "-", {})
 
 
@@ -100,12 +100,12 @@ def show(recipe: Recipe, file: Path, pictures: bool) -> dict[str, Any]:
     return {**found.document(), "png": str(file)}
 
 
-def look(recipe: Recipe, world: World, parts: Registry = registry) -> Augmented:
-    """The first training pictures of a recipe through its augmentations: each alone, and all together."""
+def look(recipe: Recipe, world: World, parts: Registry = registry, *, ids: Sequence[int] = (), epochs: int = 2) -> Augmented:
+    """The first training pictures of a recipe, or those of some sample ids, through its augmentations: each alone, and all together."""
     data = open_data(recipe.data, parts)
     settled = settle(recipe, world, data.train.shape, parts)[0]
     with closing(build(_small(settled, data, parts), world, replace(data, validation=None), Signals(), parts)) as run:
-        taken = _taken(run)
+        taken = _taken(run, parts, ids, epochs)
         scaling = [p for p in range(len(recipe.augment)) if _only_scales(run, p, taken, parts)]
         columns = {"original": [picture.permute(1, 2, 0).cpu().numpy() for picture in taken.images]}
         for place, node in enumerate(recipe.augment):
@@ -186,7 +186,7 @@ class _Taken:
 
     def extremes(self, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
         """What black and white become: [C, 1, 1] each."""
-        some = _cut(self.batches[0], 1)
+        some = self.batches[0].split(1)[0]
         black, white = (inputs(replace(some, images=some.images.clone().fill_(value)), False)[0][0] for value in (0, 255))
         return black.mean((1, 2), keepdim=True), white.mean((1, 2), keepdim=True)
 
@@ -197,26 +197,27 @@ class _Taken:
         return list(values.nan_to_num(0).mul(255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy())
 
 
-def _cut(batch: Batch, count: int) -> Batch:
-    return replace(batch, images=batch.images[:count], labels=batch.labels[:count], ids=batch.ids[:count])
-
-
-def _taken(run: Run) -> _Taken:
-    """A few pictures in the first epochs; where a picture depends on the batch around it, more of the first batches instead."""
+def _taken(run: Run, parts: Registry, ids: Sequence[int], epochs: int) -> _Taken:
+    """A few pictures in the first epochs: the run's first, or `ids`; of those that a neighbour is mixed into, more of the first batches instead."""
     import torch
 
+    if ids:
+        chosen = torch.tensor(ids)
+        return _Taken([batch for epoch in range(epochs) for batch in run.training([chosen], epoch, [len(ids)])], len(ids) * epochs)
     batches: list[Batch] = []
-    count = min(_SAMPLES * _EPOCHS, len(run.training))
+    count = min(_SAMPLES * epochs, run.plan.samples)
     for batch in run.batches(0):
         batches += batch.split(run.recipe.micro_batch)
         if sum(map(len, batches)) >= count:
             break
     first = batches[0]
-    few = _cut(first, _SAMPLES)
-    if len(first) < count or not torch.equal(run.inputs(first, True)[0][: len(few)], run.inputs(few, True)[0]):
+    mixes = any(part.facts.get("mixes") for node in run.recipe.augment if (part := parts.get(node.kind, node.name)))
+    singles = first.split(1)[:count]
+    if mixes or len(singles) < count or not torch.equal(run.inputs(first, True)[0][:count], _Taken(singles, count).fed(run.inputs)):
         return _Taken(batches, count)
-    epochs = range(min(_EPOCHS, -(-run.plan.total // run.plan.steps_per_epoch)))
-    return _Taken([replace(few, epoch=epoch) for epoch in epochs], len(few) * len(epochs))
+    few = first.split(_SAMPLES)[0]
+    within = range(min(epochs, -(-run.plan.total // run.plan.steps_per_epoch)))
+    return _Taken([replace(few, epoch=epoch) for epoch in within], len(few) * len(within))
 
 
 def _only_scales(run: Run, place: int, taken: _Taken, parts: Registry) -> bool:
