@@ -125,7 +125,7 @@ def escaped(text: str) -> str:
     """Prose of a docstring as Markdown that shows it letter by letter; what stands in backticks stays code."""
     pieces = _PIECES.split(text)
     shown = "".join(piece if n % 2 else _plain(piece) for n, piece in enumerate(pieces))
-    return re.sub(r"^([-+#=>]|\d+(?=[.)]))", r"\\\1", shown)
+    return re.sub(r"^(\d*)([-+#=>.)])", r"\1\\\2", shown)  # neither a list nor a heading
 
 
 def _plain(text: str) -> str:
