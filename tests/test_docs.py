@@ -225,6 +225,15 @@ def test_a_new_part_has_an_example_or_is_told_what_it_needs() -> None:
     assert reference_examples.example(new("decay", lengthy))[0] == "schedule: {lr: 0.1, decay: {name: lengthy, at: 5ep, how: true}}"
 
 
+def test_an_augmentation_that_shows_nothing_is_no_example() -> None:
+    def seldom(images: Any, draw: Any, *, p: Annotated[float, Field(gt=0, le=1, description="Share.")] = 1e-9) -> Any:
+        "Do next to nothing."
+        return images
+
+    with pytest.raises(reference_examples.NoExample, match=r"augment seldom needs an example.*because with its defaults nothing of it is seen"):
+        make_reference._shown(new("augment", seldom), {})
+
+
 def test_prose_is_shown_letter_by_letter() -> None:
     """By the reference implementation of CommonMark in Python: what stands in the page is what stood in the docstring."""
     from html.parser import HTMLParser

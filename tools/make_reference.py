@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from PIL import Image
-from reference_examples import NoExample, example, place, without_example
-from reference_pictures import curve, pictures, same
+from reference_examples import NoExample, example, place, wanted, without_example
+from reference_pictures import changes, curve, pictures, same
 
 import trainrun.parts  # noqa: F401 - fills the registry
 from trainrun.recipe.durations import Duration
@@ -98,6 +98,8 @@ def _shown(part: Part, made: dict[str, str | Image.Image]) -> str:
         made[f"reference/{part.kind}-{name}.svg"] = curve(recipe, recipe.epochs if part.kind == "decay" else _SHORT)
         return f"![The learning rate with {part.name}]({part.kind}-{name}.svg)"
     if part.kind == "augment" and (drawn := pictures(recipe)):
+        if not changes(drawn):
+            raise wanted(part, ", because with its defaults nothing of it is seen in five epochs of a picture")
         made[f"reference/{part.kind}-{name}.png"] = drawn
         return f'<img src="{part.kind}-{name}.png" alt="A picture as it is, and with {part.name} in five epochs" width="{min(drawn.width, 640)}">'
     return ""

@@ -34,6 +34,9 @@ TABLE: dict[tuple[str, str], dict[str, Any]] = {
     ("augment", "random_resized_crop"): {"size": 48},
     ("augment", "scale_jitter"): {"size": 48, "shorter": [56, 80]},
     ("augment", "center_crop"): {"size": 48},
+    ("augment", "affine"): {"degrees": 15.0, "shift": [0.1, 0.1], "scale": [0.9, 1.1], "shear": [10.0, 0.0]},
+    ("augment", "grayscale"): {"p": 0.5},
+    ("augment", "random_erasing"): {"p": 0.75},
     ("augment", "normalize"): {"mean": [0.5], "std": [0.25]},
     ("sampler", "weighted"): {"power": 0.5},
     ("sampler", "subset"): {"fraction": 0.1},
@@ -60,9 +63,14 @@ def example(part: Part) -> tuple[str, Loaded]:
             return "\n".join(f"{key}: {yaml.flow(value)}" for key, value in fields.items()), load(GROUND[0], [*GROUND[1], *over])
         except RecipeError as error:
             refused = refused or f" ({', '.join(over)} is refused: {error.mistakes[0].message})"
+    raise wanted(part, refused)
+
+
+def wanted(part: Part, why: str) -> NoExample:
+    """What to write so that a part has an example."""
     required = [name for name, option in options(part).items() if option.get("required")]
-    raise NoExample(
-        f"{part.kind} {part.name} needs an example for its reference page{refused}: write a line `Example: {{name: {part.name}"
+    return NoExample(
+        f"{part.kind} {part.name} needs an example for its reference page{why}: write a line `Example: {{name: {part.name}"
         f"{''.join(f', {name}: ...' for name in required)}}}` into its docstring, or {{field: value}} where other fields of a recipe belong to it"
     )
 
@@ -89,13 +97,14 @@ def _candidates(part: Part) -> Iterator[dict[str, Any]]:
         if name not in part.own_options:
             continue
         if not option.get("required"):
-            if option["default"] and isinstance(option["default"], (int, float, str)) and option["default"] is not True and len(optional) < 2:
+            # What is 0, off or none by default tells nothing, and nobody writes eps.
+            if option["default"] and isinstance(option["default"], (int, float, str, list)) and option["default"] is not True and name != "eps":
                 optional[name] = option["default"]
         elif (value := _obvious(option)) is not None:
             required[name] = value
         else:
             return
-    yield _placed(part.kind, {"name": part.name, **required, **optional})
+    yield _placed(part.kind, {"name": part.name, **required, **dict(list(optional.items())[:2])})
     yield _placed(part.kind, {"name": part.name, **required})
 
 

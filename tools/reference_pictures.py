@@ -99,6 +99,13 @@ def strip(pictures: Sequence[np.ndarray]) -> Image.Image:
     return sheet
 
 
+def changes(drawn: Image.Image) -> bool:
+    """Whether any picture of a strip differs from the first."""
+    cells = np.asarray(drawn)
+    step = (drawn.width + _GAP) // (_DRAWS + 1)
+    return any((cells[:, n * step : (n + 1) * step - _GAP] != cells[:, : step - _GAP]).any() for n in range(1, _DRAWS + 1))
+
+
 def same(file: Path, drawn: Image.Image) -> bool:
     """Whether a file holds a picture, up to what another version of torch rounds otherwise: at most 1 % of the values differ by more than 4."""
     try:

@@ -136,6 +136,7 @@ def test_an_option_says_meaning_range_and_default(capsys: pytest.CaptureFixture[
         (Annotated[float, Field(ge=0)] | Annotated[list[float], Field(min_length=2, max_length=2)], "number >= 0 or list of 2, each a number"),
         (list[Span], "list, each a duration such as 10ep (epochs), 500st (steps) or 5% (of the run)"),
         (Annotated[int, Field(ge=-5, lt=1 << 63)], "whole number >= -5"),
+        (Annotated[float, Field(gt=0.5, le=1e6)], "number > 0.5 and <= 1,000,000"),
         (bool | None, "true or false"),
         (dict[str, float], "mapping"),
     ],

@@ -141,8 +141,8 @@ def takes(option: dict[str, Any]) -> str:
 
 def _range(option: dict[str, Any]) -> str:
     signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-    bounds = [f" {sign} {option[name]:,}" for name, sign in signs.items() if name in option and abs(option[name]) < _ENDLESS]
-    return " and".join(bounds)
+    found = {sign: option[name] for name, sign in signs.items() if name in option and abs(option[name]) < _ENDLESS}
+    return " and".join(f" {sign} {int(bound) if bound == int(bound) else bound:,}" for sign, bound in found.items())
 
 
 def _length(option: dict[str, Any]) -> str:
