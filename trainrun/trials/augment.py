@@ -1,7 +1,8 @@
 """`trainrun show RECIPE --augment`: training pictures before and after each augmentation, as a grid.
 
 The pictures are those of the run: its own feed fetches them and its own inputs change them, with the numbers that the run
-draws for that sample in that epoch. The recipe is made small only in what comes after them.
+draws for that sample in that epoch, whether or not a sampler takes it there. The recipe is made small only in what comes
+after the pictures.
 """
 
 from __future__ import annotations
