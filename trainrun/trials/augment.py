@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import textwrap
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -202,9 +202,11 @@ def _taken(run: Run, parts: Registry, ids: Sequence[int], epochs: int) -> _Taken
     """A few pictures in the first epochs: the run's first, or `ids`; of those that a neighbour is mixed into, more of the first batches instead."""
     import torch
 
+    def fetched(some: torch.Tensor, epochs: Iterable[int]) -> list[Batch]:
+        return [batch for epoch in epochs for batch in run.training([some], epoch, [len(some)])]
+
     if ids:
-        chosen = torch.tensor(ids)
-        return _Taken([batch for epoch in range(epochs) for batch in run.training([chosen], epoch, [len(ids)])], len(ids) * epochs)
+        return _Taken(fetched(torch.tensor(ids), range(epochs)), len(ids) * epochs)
     batches: list[Batch] = []
     count = min(_SAMPLES * epochs, run.plan.samples)
     for batch in run.batches(0):
@@ -218,7 +220,7 @@ def _taken(run: Run, parts: Registry, ids: Sequence[int], epochs: int) -> _Taken
         return _Taken(batches, count)
     few = first.split(_SAMPLES)[0]
     within = range(min(epochs, -(-run.plan.total // run.plan.steps_per_epoch)))
-    return _Taken([replace(few, epoch=epoch) for epoch in within], len(few) * len(within))
+    return _Taken([few, *fetched(few.ids.cpu(), within[1:])], len(few) * len(within))
 
 
 def _only_scales(run: Run, place: int, taken: _Taken, parts: Registry) -> bool:
