@@ -28,7 +28,7 @@ demo: .venv/.runs  ## train the demo: real digits, offline, under a minute
 test: .venv/.develops  ## run all tests
 	$(BIN)/python -m pytest -q
 
-check: .venv/.develops  ## lint, types, import directions, fresh schema
+check: .venv/.develops  ## lint, types, import directions, fresh schema and reference pages
 	$(BIN)/ruff check .
 	$(BIN)/pyrefly check
 	$(BIN)/pyrefly check --preset strict trainrun/recipe
@@ -37,15 +37,20 @@ check: .venv/.develops  ## lint, types, import directions, fresh schema
 	$(BIN)/trainrun schema --partial | diff - recipes/trainrun.schema.json
 	$(BIN)/check-jsonschema --schemafile configs/trainrun.schema.json configs/*.yaml
 	$(BIN)/check-jsonschema --schemafile recipes/trainrun.schema.json recipes/*.yaml
+	$(BIN)/python tools/make_reference.py --check
 
-fix: .venv/.develops  ## mend what the linter can mend, and write the schema anew
+fix: .venv/.develops  ## mend what the linter can mend, and write schema and reference pages anew
 	$(BIN)/ruff check --fix .
 	$(BIN)/trainrun schema > configs/trainrun.schema.json
 	$(BIN)/trainrun schema --partial > recipes/trainrun.schema.json
+	$(BIN)/python tools/make_reference.py
+
+docs: .venv/.develops  ## write the reference pages under docs/reference anew from the parts
+	$(BIN)/python tools/make_reference.py
 
 bench: .venv/.benches  ## measure speed, start and memory against peers; DATA=PATH for real pictures
 	$(BIN)/python benchmarks/throughput.py $(if $(DATA),--data $(DATA))
 	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/memory.py
 
-.PHONY: help setup demo test check fix bench
+.PHONY: help setup demo test check fix docs bench

@@ -69,6 +69,27 @@ def _print_look(seen: Look, as_json: bool) -> None:
         print(clean(seen.lines(shutil.get_terminal_size().columns)))
 
 
+def _look(asked: str, recipe: Any, png: Path | None, as_json: bool) -> None:
+    """Print what one of the options of `show` asks for."""
+    from trainrun.world import enter
+
+    if asked == "--augment":
+        from trainrun.trials.augment import show
+
+        told = show(recipe, png or Path(f"{recipe.name}-augment.png"), pictures=not as_json)
+        if as_json:
+            _print_json(told)
+    elif asked == "--pca":
+        from trainrun.trials.pca import look
+
+        with enter() as world:
+            _print_look(look(recipe, world), as_json)
+    else:
+        from trainrun.trials.counts import counts_of
+
+        _print_look(counts_of(recipe), as_json)
+
+
 @app.command()
 def fit(
     recipe: RecipeArgument,
@@ -120,20 +141,24 @@ def show(
     overrides: Overrides = None,
     set_: Set = None,
     why: Annotated[bool, typer.Option("--why", help="Say after each value where it comes from.")] = False,
-    pca: Annotated[bool, typer.Option("--pca", help="Print the principal components of the training pictures' pixels instead.")] = False,
+    augment: Annotated[bool, typer.Option("--augment", help="Instead, draw training pictures before and after each augmentation.")] = False,
+    pca: Annotated[bool, typer.Option("--pca", help="Instead, print the principal components of the training pictures' pixels.")] = False,
     counts: Annotated[bool, typer.Option("--counts", help="Instead, count the pictures of each class in the data and in an epoch.")] = False,
+    png: Annotated[Path | None, typer.Option("--png", metavar="FILE", help="Where to draw; by default NAME-augment.png.")] = None,
     allow_plugins: Plugins = False,
     as_json: AsJson = False,
 ) -> None:
     """Print the resolved recipe with every default; what it prints is itself a recipe."""
     words = [*(overrides or []), *(set_ or [])]
     loaded = _load(recipe, words, allow_plugins)
-    if counts:
-        from trainrun.trials.counts import counts_of
-
-        _print_look(counts_of(loaded.recipe), as_json)
-        _next("fit", recipe, *words, *_allowed(allow_plugins))
-        return
+    asked = [option for option, given in (("--augment", augment), ("--pca", pca), ("--counts", counts)) if given]
+    if len(asked) > 1:
+        raise UserError(f"{' and '.join(asked)} show different things; give one").then(command("show", recipe, *words, asked[0]))
+    if png and not augment:
+        raise UserError("--png says where --augment draws; give both").then(command("show", recipe, *words, "--augment", "--png", png))
+    if asked:
+        _look(asked[0], loaded.recipe, png, as_json)
+        return _next("fit", recipe, *words, *_allowed(allow_plugins))
     from trainrun.engine.run import settle
     from trainrun.recipe.dump import dump, plain
     from trainrun.recipe.layers import Source
@@ -141,13 +166,7 @@ def show(
 
     with enter() as world:
         settled, reasons = settle(loaded.recipe, world)
-        if pca:
-            from trainrun.trials.pca import look
-
-            _print_look(look(settled, world), as_json)
-    if pca:
-        pass
-    elif as_json:
+    if as_json:
         _print_json(plain(settled))
     else:
         sources = {**loaded.sources, **{tuple(path.split(".")): Source("automatic", reason) for path, reason in reasons.items()}}

@@ -7,16 +7,18 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
 from jsonschema import Draft202012Validator
+from pydantic import Field
 
 import trainrun.parts  # noqa: F401  # registers the built-in parts
 from trainrun.cli import main
+from trainrun.recipe.durations import Span
 from trainrun.recipe.kinds import KINDS
 from trainrun.recipe.registry import part, registry
-from trainrun.report.catalogue import catalogue, print_catalogue, print_shipped, write_shipped
+from trainrun.report.catalogue import catalogue, options, print_catalogue, print_shipped, takes, write_shipped
 
 # CONTRACT.md: {kind: [{"name", "summary", "options": {name: {"type", "default", "minimum"..., "description"}}}]}
 TYPE = r"^(string|number|integer|boolean|array|object)( or (string|number|integer|boolean|array|object))*$"
@@ -117,11 +119,38 @@ def test_lines_fit_the_terminal_and_hold_every_part(
 def test_an_option_says_meaning_range_and_default(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     text = re.sub(r"\s+", " ", " ".join(printed("data", capsys, monkeypatch)))
     assert "classes Number of classes. [whole number >= 1 and <= 100,000; default 10]" in text
-    assert "[list of 3; default [3, 32, 32]]" in text
+    assert "[list of 3, each a whole number >= 1 and <= 8,192; default [3, 32, 32]]" in text
+    assert "Another number holds out other pictures. [whole number >= 0; default 0]" in text
     assert 'full is remembered. [full, sample or off; default "full"]' in text
     assert "[text; required]" in text
     assert text.count("Hold the decoded pictures on the device") == 1  # what all take is told once
     assert text.count("[true or false; default false]") == 4  # what cifar10 takes is told of mnist too
+
+
+@pytest.mark.parametrize(
+    ("annotation", "words"),
+    [
+        (list[int], "list, each a whole number"),
+        (Annotated[list[Annotated[float, Field(gt=0, lt=1)]] | None, Field(min_length=1)], "list of 1 or more, each a number > 0 and < 1"),
+        (Annotated[list[Literal["a", "b"]], Field(min_length=1, max_length=3)], "list of 1 to 3, each a or b"),
+        (Annotated[float, Field(ge=0)] | Annotated[list[float], Field(min_length=2, max_length=2)], "number >= 0 or list of 2, each a number"),
+        (list[Span], "list, each a duration such as 10ep (epochs), 500st (steps) or 5% (of the run)"),
+        (Annotated[int, Field(ge=-5, lt=1 << 63)], "whole number >= -5"),
+        (Annotated[float, Field(gt=0.5, le=1e6)], "number > 0.5 and <= 1,000,000"),
+        (bool | None, "true or false"),
+        (dict[str, float], "mapping"),
+    ],
+)
+def test_what_an_option_takes_is_said_in_words(annotation: Any, words: str) -> None:
+    def odd(progress: Any, *, option: Any) -> float:
+        "A decay with an odd option."
+        return 1.0
+
+    odd.__annotations__["option"] = annotation
+    part("decay")(odd)
+    found = registry.get("decay", "odd")
+    assert found is not None
+    assert takes(options(found)["option"]) == words
 
 
 def test_the_members_of_a_family_stand_together(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

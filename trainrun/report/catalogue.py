@@ -28,6 +28,7 @@ _RANGES = (
     "enum",
     "minItems",
     "maxItems",
+    "items",
 )
 
 
@@ -70,7 +71,7 @@ def print_catalogue(kind: str | None) -> None:
     for each in [kind] if kind else KINDS:
         print(f"{each}: {KINDS[each].summary}")
         common = list(KINDS[each].common.model_fields)
-        for names, summary, found in _told_together(each):
+        for names, summary, found in told_together(each):
             _print(", ".join(names), summary, 2)
             if kind:
                 _print_options({name: option for name, option in found.items() if name not in common})
@@ -81,7 +82,7 @@ def print_catalogue(kind: str | None) -> None:
             _print_options({name: option for name, option in options(part).items() if name in common})
 
 
-def _told_together(kind: str) -> list[tuple[list[str], str, dict[str, Any]]]:
+def told_together(kind: str) -> list[tuple[list[str], str, dict[str, Any]]]:
     """Names, summary and options of each part of a kind; the many names of one family stand together."""
     families: dict[Any, list[Part]] = {}
     for name in registry.names(kind):
@@ -116,30 +117,45 @@ def _print(name: str, text: str, indent: int) -> None:
 
 
 _TYPES = {"integer": "whole number", "number": "number", "boolean": "true or false", "string": "text", "array": "list", "object": "mapping"}
+_ENDLESS = 2**53  # a whole number beyond it is no bound that a person meets
 
 
 def _told(option: dict[str, Any]) -> str:
     """An option in words: what it means, what it takes, what it is where nothing is written."""
+    return f"{option['description']} [{takes(option)}; {default(option)}]".lstrip()
+
+
+def default(option: dict[str, Any]) -> str:
+    """What an option is where nothing is written, as YAML has it."""
+    return "required" if option.get("required") else f"default {json.dumps(option['default'], ensure_ascii=False)}"
+
+
+def takes(option: dict[str, Any]) -> str:
+    """What can be written for an option, in words."""
     if "expected" in option:
-        takes = option["expected"]
-    elif "enum" in option:
+        return option["expected"]
+    if "enum" in option:
         *most, last = map(str, option["enum"])
-        takes = f"{', '.join(most)} or {last}" if most else last
-    else:
-        takes = " or ".join(_TYPES.get(t, t) for t in option["type"].split(" or ")) + _range(option)
-    default = "required" if option.get("required") else f"default {json.dumps(option['default'], ensure_ascii=False)}"
-    return f"{option['description']} [{takes}; {default}]".lstrip()
+        return f"{', '.join(most)} or {last}" if most else last
+    details = {"array": _length, "integer": _range, "number": _range}
+    return " or ".join(_TYPES.get(t, t) + (details[t](option) if t in details else "") for t in option["type"].split(" or "))
 
 
 def _range(option: dict[str, Any]) -> str:
     signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-    bounds = [f"{sign} {option[name]:,}" for name, sign in signs.items() if name in option]
-    least, most = option.get("minItems"), option.get("maxItems")
-    if least and least == most:
-        bounds.append(f"of {least}")
-    elif least:
-        bounds.append(f"of {least} or more")
-    return "".join(f" {bound}" if n == 0 else f" and {bound}" for n, bound in enumerate(bounds))
+    found = {sign: option[name] for name, sign in signs.items() if name in option and abs(option[name]) < _ENDLESS}
+    return " and".join(f" {sign} {int(bound) if bound == int(bound) else bound:,}" for sign, bound in found.items())
+
+
+def _length(option: dict[str, Any]) -> str:
+    """How many entries a list has, and what each of them is."""
+    least, most = option.get("minItems", 0), option.get("maxItems")
+    count = f" of {least}" if least == most else f" of {least} to {most}" if most else f" of {least} or more" if least else ""
+    items = option.get("items", {})
+    if not items.keys() & {"type", "anyOf", "errorMessage"}:
+        return count
+    each = takes(_option(items, True))
+    return f"{count}, each {'a ' if each.startswith(('number', 'whole', 'list', 'mapping')) else ''}{each}"
 
 
 def _about(file: Path) -> str:

@@ -1,0 +1,242 @@
+"""`trainrun show RECIPE --augment`: training pictures before and after each augmentation, as a grid.
+
+The pictures are those of the run: its own feed fetches them and its own inputs change them, with the numbers that the run
+draws for that sample in that epoch, whether or not a sampler takes it there. The recipe is made small only in what comes
+after the pictures.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import textwrap
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainrun.engine.feed import Batch
+from trainrun.engine.inputs import Inputs, make_inputs
+from trainrun.engine.run import Run, build, closing, open_data, settle
+from trainrun.engine.signals import Signals
+from trainrun.parts.datasets.splits import Data
+from trainrun.recipe.dump import plain
+from trainrun.recipe.registry import Part, PartNode, Registry, registry
+from trainrun.recipe.schema import Recipe
+from trainrun.report.console import clean
+from trainrun.report.pictures import Grid
+from trainrun.world import World, enter
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+_SAMPLES = 4  # pictures, each in more than one epoch
+_NOTHING = PartNode("augment", "-", {})
+
+
+@dataclass(frozen=True)
+class Row:
+    """A training picture in an epoch."""
+
+    sample: int
+    source: str
+    label: str
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Augmented:
+    """What the augmentations of a recipe do to some training pictures; `fed` is what the network is given, a row a picture."""
+
+    recipe: Recipe
+    rows: list[Row]
+    columns: dict[str, list[np.ndarray]]
+    scaling: list[str]
+    fed: torch.Tensor
+
+    def document(self) -> dict[str, Any]:
+        """Columns and rows; sizes are height and width in pixels."""
+        return {
+            "name": self.recipe.name,
+            "seed": self.recipe.seed,
+            "augment": plain(self.recipe.augment),
+            "columns": [{"title": title, "size": list(pictures[0].shape[:2])} for title, pictures in self.columns.items()],
+            "rows": [{"sample": r.sample, "source": r.source, "class": r.label, "epoch": r.epoch} for r in self.rows],
+        }
+
+    def lines(self, width: int) -> str:
+        """What the columns are."""
+        shown = f"{len({r.sample for r in self.rows})} training pictures with seed {self.recipe.seed}, as in " + _epochs(self.rows)
+        columns = "columns: " + ", ".join(
+            f"{title} ({pictures[0].shape[0]}x{pictures[0].shape[1]})" for title, pictures in self.columns.items()
+        )
+        undone = [f"{', '.join(self.scaling)}: scales values only, and is undone in the pictures"] if self.scaling else []
+        return "\n".join(textwrap.fill(text, width, subsequent_indent="  ", break_on_hyphens=False) for text in [shown, columns, *undone])
+
+    @property
+    def grid(self) -> Grid:
+        """The pictures as they are drawn."""
+        return Grid(list(self.columns), [f"{r.label}\nsample {r.sample}\nepoch {r.epoch}" for r in self.rows], list(self.columns.values()))
+
+    def png(self, file: Path) -> None:
+        """Write the grid."""
+        self.grid.png(file)
+
+
+def _epochs(rows: Sequence[Row]) -> str:
+    epochs = sorted({row.epoch for row in rows})
+    return f"epoch {epochs[0]}" if len(epochs) == 1 else f"epochs {', '.join(map(str, epochs))}"
+
+
+def show(recipe: Recipe, file: Path, pictures: bool) -> dict[str, Any]:
+    """Look, write the grid to a PNG file, and with `pictures` tell a person too; returns the document."""
+    with enter() as world:
+        found = look(recipe, world)
+    found.png(file)
+    if pictures:
+        found.grid.show()
+        print(clean(found.lines(min(shutil.get_terminal_size().columns, 120))))
+        print(clean(f"wrote {file}", keep=""))
+    return {**found.document(), "png": str(file)}
+
+
+def look(recipe: Recipe, world: World, parts: Registry = registry, *, ids: Sequence[int] = (), epochs: int = 2) -> Augmented:
+    """The first training pictures of a recipe, or those of some sample ids, through its augmentations: each alone, and all together."""
+    data = open_data(recipe.data, parts)
+    settled = settle(recipe, world, data.train.shape, parts)[0]
+    with closing(build(_small(settled, data, parts), world, replace(data, validation=None), Signals(), parts)) as run:
+        taken = _taken(run, parts, ids, epochs)
+        scaling = [p for p in range(len(recipe.augment)) if _only_scales(run, p, taken, parts)]
+        columns = {"original": [picture.permute(1, 2, 0).cpu().numpy() for picture in taken.images]}
+        for place, node in enumerate(recipe.augment):
+            if place not in scaling:
+                # What scales stays before the parts behind it, which are made for what it gives.
+                alone = _only(run, [*(p for p in scaling if p < place), place], parts)
+                columns[_title(node.name, columns)] = taken.shown(alone)
+        columns[_title("all together", columns)] = taken.shown(run.inputs)
+        rows = [Row(i, data.train.source(i), data.classes[label], epoch) for i, label, epoch in taken.rows]
+        fed = taken.fed(run.inputs).cpu()
+    order = sorted(range(len(rows)), key=lambda n: ([row.sample for row in rows].index(rows[n].sample), rows[n].epoch))
+    return Augmented(
+        recipe=settled,
+        rows=[rows[n] for n in order],  # those of one picture stand together
+        columns={title: [pictures[n] for n in order] for title, pictures in columns.items()},
+        scaling=[recipe.augment[place].name for place in scaling],
+        fed=fed[order],
+    )
+
+
+def _small(recipe: Recipe, data: Data, parts: Registry) -> Recipe:
+    """The recipe with as little of a network as there is, because only its pictures are looked at, and reading no more of those than needed."""
+
+    def part(kind: str, name: str, **options: Any) -> PartNode:
+        found = parts.get(kind, name)
+        assert found is not None
+        valid = found.options(**options)
+        return PartNode(kind, name, {option: getattr(valid, option) for option in type(valid).model_fields})
+
+    reading: dict[str, Any] = {"resident": "no"} | ({} if data.train.cache else {"workers": 0})
+    return recipe.model_copy(
+        update={
+            "data": replace(recipe.data, options={**recipe.data.options, **reading}),
+            "model": part("model", "tiny_convnet", width=1, depth=1, norm="none"),
+            "initializer": part("initializer", "default"),
+            "optimizer": part("optimizer", "sgd"),
+            "early_stopping": None,
+            "ema": None,
+            "compile": "off",
+        }
+    )
+
+
+def _only(run: Run, places: Sequence[int], parts: Registry) -> Inputs:
+    """The run's inputs with only some places of its list: the others do nothing, so that each part left draws what it draws in the run."""
+    alone = Registry()
+    alone.restore(parts.snapshot())
+    alone.add(Part(_NOTHING.kind, _NOTHING.name, lambda images, draw: images))
+    nodes = [node if place in places else _NOTHING for place, node in enumerate(run.recipe.augment[: max(places) + 1])]
+    return make_inputs(nodes, run.recipe.seed, run.recipe.memory_format, run.statistics, alone)
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """The first `count` training pictures of some micro-batches."""
+
+    batches: list[Batch]
+    count: int
+
+    @property
+    def images(self) -> torch.Tensor:
+        """uint8 [count, C, H, W], as the feed gives them."""
+        import torch
+
+        return torch.cat([batch.images for batch in self.batches])[: self.count]
+
+    @property
+    def rows(self) -> list[tuple[int, int, int]]:
+        """Sample, label and epoch of each."""
+        rows = [(int(i), int(label), batch.epoch) for batch in self.batches for i, label in zip(batch.ids, batch.labels, strict=True)]
+        return rows[: self.count]
+
+    def fed(self, inputs: Inputs, training: bool = True) -> torch.Tensor:
+        """What the network is given of them: float32 [count, C, H, W]."""
+        import torch
+
+        return torch.cat([inputs(batch, training)[0] for batch in self.batches])[: self.count]
+
+    def extremes(self, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
+        """What black and white become: [C, 1, 1] each."""
+        some = self.batches[0].split(1)[0]
+        black, white = (inputs(replace(some, images=some.images.clone().fill_(value)), False)[0][0] for value in (0, 255))
+        return black.mean((1, 2), keepdim=True), white.mean((1, 2), keepdim=True)
+
+    def shown(self, inputs: Inputs) -> list[np.ndarray]:
+        """What the network is given of them, scaled back to uint8 [H, W, C]."""
+        black, white = self.extremes(inputs)
+        values = (self.fed(inputs) - black) / (white - black)
+        return list(values.nan_to_num(0).mul(255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy())
+
+
+def _taken(run: Run, parts: Registry, ids: Sequence[int], epochs: int) -> _Taken:
+    """A few pictures in the first epochs: the run's first, or `ids`; of those that a neighbour is mixed into, more of the first batches instead."""
+    import torch
+
+    def fetched(some: torch.Tensor, epochs: Iterable[int]) -> list[Batch]:
+        return [batch for epoch in epochs for batch in run.training([some], epoch, [len(some)])]
+
+    if ids:
+        return _Taken(fetched(torch.tensor(ids), range(epochs)), len(ids) * epochs)
+    batches: list[Batch] = []
+    count = min(_SAMPLES * epochs, run.plan.samples)
+    for batch in run.batches(0):
+        batches += batch.split(run.recipe.micro_batch)
+        if sum(map(len, batches)) >= count:
+            break
+    first = batches[0]
+    mixes = any(part.facts.get("mixes") for node in run.recipe.augment if (part := parts.get(node.kind, node.name)))
+    singles = first.split(1)[:count]
+    if mixes or len(singles) < count or not torch.equal(run.inputs(first, True)[0][:count], _Taken(singles, count).fed(run.inputs)):
+        return _Taken(batches, count)
+    few = first.split(_SAMPLES)[0]
+    within = range(min(epochs, -(-run.plan.total // run.plan.steps_per_epoch)))
+    return _Taken([few, *fetched(few.ids.cpu(), within[1:])], len(few) * len(within))
+
+
+def _only_scales(run: Run, place: int, taken: _Taken, parts: Registry) -> bool:
+    """Whether a part only maps each channel's 0..255 to another range, always, as `normalize` does: nothing of it could be seen."""
+    import torch
+
+    node = run.recipe.augment[place]
+    found = parts.get(node.kind, node.name)
+    if found is None or not found.facts.get("always", False):
+        return False
+    inputs = _only(run, [place], parts)
+    black, white = taken.extremes(inputs)
+    plain, scaled = black + taken.images / 255 * (white - black), taken.fed(inputs)
+    return plain.shape == scaled.shape and torch.allclose(plain, scaled, rtol=1e-3, atol=1e-3)
+
+
+def _title(name: str, taken: Collection[str]) -> str:
+    """A column's title; the second of a name has a number."""
+    return next(title for n in itertools.count(1) if (title := name if n == 1 else f"{name} {n}") not in taken)
