@@ -131,12 +131,13 @@ def show(
 
     with enter() as world:
         settled, reasons = settle(loaded.recipe, world)
+        seen: Look | None = None
         if pca:
             from trainrun.trials.pca import look
 
-            _print_look(look(settled, world), as_json)
-    if pca:
-        pass
+            seen = look(settled, world)
+    if seen:
+        _print_look(seen, as_json)
     elif as_json:
         _print_json(plain(settled))
     else:
