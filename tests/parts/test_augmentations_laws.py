@@ -94,3 +94,19 @@ def test_where_all_are_computed_the_result_is_the_same() -> None:
     assert sum(sizes) == 11 + 32
     assert torch.equal(here, there) and not torch.equal(here, images)
     assert torch.equal(where_chosen(images, chosen & False, change, add), images)
+
+
+@pytest.mark.parametrize(("name", "channels"), [*CASES, ("mixup", 3), ("cutmix", 3), ("mixup_or_cutmix", 3)])
+def test_the_host_never_waits_for_a_device(name: str, channels: int) -> None:
+    """On a device that has no values, asking for one raises."""
+    draw = Draw(torch.empty(8, dtype=torch.int64, device="meta"), 5)
+    part = registry.get("augment", name)
+    assert part
+    images = torch.empty(8, 13, 11, channels, dtype=torch.uint8, device="meta").permute(0, 3, 1, 2)
+    if part.facts.get("mixes"):
+        found, targets = part.call(part.options().model_dump())(images.float(), torch.empty(8, 5, device="meta"), draw)
+        assert targets.shape == (8, 5)
+    else:
+        found = made(name, channels)(images, draw)
+        assert found.dtype == torch.uint8
+    assert found.device.type == "meta" and found.shape == images.shape

@@ -108,6 +108,9 @@ def test_noise_fills_each_value_on_its_own() -> None:
     for n, (top, left, h, w) in enumerate(part.boxes(64, 64, draw).tolist()):
         inside[n, :, top : top + h, left : left + w] = True
     inside = inside.expand_as(images)
+    # Lanes of their own, eight values a word, after the 23 that drew the rectangles.
+    values = draw.bits(23 + 64 * 64 * 3 // 8)[:, 23:].contiguous().numpy().view(np.uint8).reshape(32, 64, 64, 3).transpose(0, 3, 1, 2)
+    np.testing.assert_array_equal(found[inside].numpy(), values[inside.numpy()])
     assert torch.equal(found[~inside], images[~inside])
     assert ordinary(stats.chisquare(found[inside].bincount(minlength=256).numpy()).pvalue)
     channels = [found[:, c][inside[:, 0]].double().numpy() for c in range(3)]
