@@ -174,6 +174,13 @@ def test_muon_gives_its_second_what_is_excluded() -> None:
         make_optimizer(node("muon"), nn.Linear(3, 2), 0.1)
 
 
+def test_muon_takes_the_last_matrix_for_the_output_layer_where_that_is_frozen_too() -> None:
+    net = network()
+    optimizer = make_optimizer(node("muon", groups=[{"match": "6.*", "lr_scale": 0}]), net, 0.1)
+    (taken,) = [group["params"] for group in optimizer.param_groups if group["optimizer"] == "muon"]
+    assert [id(p) for p in taken] == [id(net[0].weight), id(net[4].weight)]
+
+
 def saved_and_loaded(optimizer: torch.optim.Optimizer) -> Any:
     """The optimizer's state by way of a checkpoint's bytes: JSON and safetensors."""
     tensors: dict[str, torch.Tensor] = {}
@@ -190,6 +197,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("rmsprop", {"momentum": 0.9, "centered": True}),
     ("nadam", {"weight_decay": 0.1, "decoupled_weight_decay": True}),
     ("muon", {"second": "sgd"}),
+    ("muon", {"second": "adagrad"}),
     ("muon", {"second": "lamb"}),
 ]
 
