@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from trainrun.errors import UserError
-from trainrun.parts.optimizers.adaptive import adamw
-from trainrun.parts.optimizers.classic import sgd
+from trainrun.parts.optimizers import adamw, sgd
 
 
 def network(dtype: torch.dtype = torch.float64) -> nn.Module:

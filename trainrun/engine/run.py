@@ -102,7 +102,7 @@ class Run:
 
     def set_rates(self, lr: float) -> None:
         """Write the step's learning rate and weight decay into the optimizer's groups."""
-        schedule = self.recipe.optimizer.options["weight_decay_schedule"]
+        schedule = self.recipe.optimizer.options.get("weight_decay_schedule")
         write_rates(self.optimizer, lr, weight_decay_factor(schedule, self.state.step / self.plan.total))
 
     def seed_model_draws(self, seed: int) -> None:

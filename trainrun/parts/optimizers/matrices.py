@@ -43,8 +43,9 @@ def muon(
     order, for it only reorders those of O(u). The last of these weights is taken for the output layer and goes to the second optimizer,
     with everything of other dimensions (biases, norms, class tokens) and what `exclude` names: tables of positions, embeddings.
     With match_rms_adamw one learning rate suits both optimizers; `original` wants about 0.02 and second_lr_scale near 0.05.
-    The decay is decoupled (w shrinks by lr weight_decay); the second optimizer has its own. Each shard's gradient is already averaged
-    over processes, and every process does the whole update.
+    The decay is decoupled (w shrinks by lr weight_decay); the second optimizer has its own. Of several processes each does the whole
+    update on the averaged gradient. The iterations in bf16 enlarge its last bits: the same run over another number of processes, or in
+    other micro-batches, agrees to about three digits.
     Errors (UserError): no such matrix, a glob that matches nothing.
     Source: Jordan et al. 2024, Muon: An optimizer for hidden layers, whose CIFAR-10 run flattens kernels in this way; Liu et al. 2025,
     Muon is Scalable for LLM Training (match_rms_adamw); torch.optim.Muon.
@@ -52,9 +53,9 @@ def muon(
     from trainrun.parts.optimizers.pair import Pair
 
     found = learning(model)
-    matrices = [name for name, p in found.items() if p.ndim in _MATRICES][:-1]
+    matrices = [name for name, p in model.named_parameters() if p.ndim in _MATRICES][:-1]  # frozen or not, the last one is the output
     left_out = {name for n, pattern in enumerate(exclude) for name in matching(pattern, found, f"optimizer.exclude.{n}")}
-    taken = [found[name] for name in matrices if name not in left_out]
+    taken = [found[name] for name in matrices if name in found and name not in left_out]
     if not taken:
         raise UserError(
             "muon finds no weight matrix or kernel before the output layer"
