@@ -146,10 +146,10 @@ class Run:
 
     @contextlib.contextmanager
     def _telling(self, why: str, **figures: float) -> Iterator[None]:
-        """Tell of an event where what is noted within changes the learning rate of the next step."""
+        """Tell of an event where what is noted within changes the learning rate of the next step, if there is one."""
         before = self.schedule(self.state.step)
         yield
-        if (after := self.schedule(self.state.step)) != before:
+        if (after := self.schedule(self.state.step)) != before and self.state.step < self.plan.total:
             self.teller.event(event="learning_rate", why=why, **figures, lr_before=before, lr_after=after)
 
     def validate(self) -> dict[str, float]:
