@@ -15,6 +15,7 @@ from trainrun.engine import directory
 from trainrun.engine.checkpoint import Checkpoints, Snapshot
 from trainrun.engine.ending import Call, end, explain, finished, record, stopped
 from trainrun.engine.fit import fit
+from trainrun.engine.inputs import network_shape
 from trainrun.engine.keeper import Keeper
 from trainrun.engine.run import Run, build, closing, open_data, settle
 from trainrun.engine.signals import Interrupted, Signals
@@ -23,6 +24,7 @@ from trainrun.errors import OutOfMemory, RecipeError, Stopped, UserError
 from trainrun.parts.datasets.splits import Data
 from trainrun.recipe.dump import dump
 from trainrun.recipe.load import Loaded, load
+from trainrun.recipe.registry import registry
 from trainrun.recipe.schema import Recipe
 from trainrun.report.console import Console
 from trainrun.report.journal import Journal
@@ -141,10 +143,14 @@ def _in_directory(
 
 
 def describe_input(run: Run) -> dict[str, Any]:
-    """What a program needs to feed the saved weights: shape, class names, and the statistics that were measured, if any."""
+    """What a program needs to feed the saved weights: shape of the pictures and of what the network sees of them, class names, and the
+    statistics that were measured, if any.
+    """
     height, width, channels = run.data.train.shape
+    seen_height, seen_width, _ = network_shape(run.recipe.augment, run.data.train.shape, registry)
     mean, std = run.statistics.measured or (None, None)
-    return {"shape": [channels, height, width], "classes": list(run.data.classes), "mean": mean, "std": std}
+    shapes = {"shape": [channels, height, width], "network_shape": [channels, seen_height, seen_width]}
+    return {**shapes, "classes": list(run.data.classes), "mean": mean, "std": std}
 
 
 def _compare(where: Path, recipe: Recipe, allow_plugins: bool, call: Call) -> None:

@@ -16,7 +16,7 @@ from trainrun.engine.average import Ema, Plain
 from trainrun.engine.clock import Clock
 from trainrun.engine.evaluate import evaluate
 from trainrun.engine.feed import Batch, Feed, Resident, budget, open_feed
-from trainrun.engine.inputs import Inputs, make_inputs, statistics
+from trainrun.engine.inputs import Inputs, make_inputs, network_shape, statistics
 from trainrun.engine.keeper import Keeper
 from trainrun.engine.measure import Record, culprits
 from trainrun.engine.signals import Interrupted, Signals
@@ -181,6 +181,7 @@ def settle(
     """
     known = parts.get("data", recipe.data.name)
     shape = shape or (known.facts.get("shape", lambda options: None)(recipe.data.options) if known else None)
+    shape = shape and network_shape(recipe.augment, shape, parts)
     decided: dict[str, Any] = {}
     reasons: dict[str, str] = {}
     if recipe.precision == "auto":
@@ -210,7 +211,7 @@ def open_data(node: PartNode, parts: Registry = registry) -> Data:
 
 def make_model(recipe: Recipe, data: Data, parts: Registry = registry) -> torch.nn.Module:
     """The recipe's network with its first weights, on the CPU: a function of the recipe's seed alone."""
-    height, width, channels = data.train.shape
+    height, width, channels = network_shape(recipe.augment, data.train.shape, parts)
     torch.manual_seed(key(recipe.seed, "init") >> 1)
     model = parts.build(recipe.model)((channels, height, width), len(data.classes))
     initialize(model, parts.build(recipe.initializer))

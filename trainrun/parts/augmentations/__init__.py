@@ -3,9 +3,13 @@
 An augmentation takes uint8 pictures [B, C, H, W] in channels-last memory and a Draw with a row of random numbers a
 sample, and returns pictures of the same kind: a sample's result depends on its own pixels and numbers alone, never on
 the batch around it. A part with the fact `always=True` is also applied in evaluation.
+
+A part with the fact `geometry=True` takes (height, width) and the Draw, and returns where its pixels come from
+(`geometry.py`); those that stand together are carried out as one. Its fact `evaluation=f` names what takes its place in
+evaluation, a function of the same arguments.
 """
 
-from trainrun.parts.augmentations import moves, scale
+from trainrun.parts.augmentations import crops, moves, scale, warps
 from trainrun.parts.augmentations.scale import Statistics
 
-__all__ = ["Statistics", "moves", "scale"]
+__all__ = ["Statistics", "crops", "moves", "scale", "warps"]
