@@ -22,7 +22,7 @@ from trainrun.parts.datasets import folder
 from trainrun.recipe.registry import PartNode, registry
 
 PARTS = [
-    PartNode("augment", "random_crop", {"padding": 2}),
+    PartNode("augment", "random_crop", {"padding": 2, "mode": "zero"}),
     PartNode("augment", "horizontal_flip", {"p": 0.5}),
     PartNode("augment", "normalize", {"mean": None, "std": None}),
 ]

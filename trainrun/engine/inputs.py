@@ -75,7 +75,10 @@ class Geometric:
 
     def __call__(self, images: torch.Tensor, draw: Draw) -> torch.Tensor:
         height, width = images.shape[-2:]
-        return transform(images, self.motion((height, width), draw), self.border or "zero")
+        motion = self.motion((height, width), draw)
+        # Without a mode there are only crops: of pixels, which may be smaller than the crop, or of boxes that lie in the picture,
+        # whose rim must not be mixed with black.
+        return transform(images, motion, self.border or ("zero" if isinstance(motion, Move) else "edge"))
 
 
 Step = Photometric | Geometric
@@ -133,7 +136,7 @@ def network_shape(nodes: Sequence[PartNode], shape: tuple[int, int, int], regist
             f"augment makes pictures of {size[0]} x {size[1]} pixels in training and of {evaluated[0]} x {evaluated[1]} in evaluation; "
             "a part that changes the size must also be applied in evaluation (always=True), or name what is (evaluation=...)"
         )
-    return (*size, shape[2])
+    return size[0], size[1], shape[2]
 
 
 def statistics(data: Data, training: Feed) -> Statistics:

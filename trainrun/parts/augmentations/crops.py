@@ -9,6 +9,7 @@ from pydantic import Field
 
 from trainrun.draw import Draw
 from trainrun.parts.augmentations.geometry import Move, Warp, between, matrix
+from trainrun.parts.augmentations.moves import center_crop
 from trainrun.recipe.registry import part
 
 Shape = tuple[int, int]
@@ -23,18 +24,22 @@ def _box(top: Any, left: Any, height: Any, width: Any, size: int, shrink: float)
     return Warp((size, size), matrix((right, 0.0, left + right / 2 - 0.5), (0.0, down, top + down / 2 - 0.5)), shrink)
 
 
-def _middle(shape: Shape, draw: Draw, shorter: float, size: int) -> Warp | Move:
+def _middle(shape: Shape, draw: Draw, shorter: int, size: int) -> Warp | Move:
     """The shorter side resized to `shorter` pixels, then the middle square of `size`."""
     import torch
 
-    ratio = min(shape) / shorter
-    side = torch.full((len(draw.base),), size * ratio, dtype=torch.float64, device=draw.base.device)
-    top, left = ((length - side) / 2 for length in shape)
-    return _box(top, left, side, side, size, max(1.0, ratio))
+    if shorter == min(shape):
+        return center_crop(shape, draw, size=size)
+    sides = [shorter * side // min(shape) for side in shape]
+    ones = torch.ones(len(draw.base), dtype=torch.float64, device=draw.base.device)
+    (top, tall), (left, wide) = (
+        (ones * (round((side - size) / 2) * before / side), ones * (size * before / side)) for before, side in zip(shape, sides, strict=True)
+    )
+    return _box(top, left, tall, wide, size, max(1.0, min(shape) / shorter))
 
 
 def _resized_middle(shape: Shape, draw: Draw, *, size: int, crop_pct: float, **_: Any) -> Warp | Move:
-    return _middle(shape, draw, size / crop_pct, size)
+    return _middle(shape, draw, round(size / crop_pct), size)
 
 
 @part("augment", geometry=True, evaluation=_resized_middle)
@@ -84,7 +89,7 @@ def random_resized_crop(
 
 
 def _middle_of_mean(shape: Shape, draw: Draw, *, size: int, shorter: list[int]) -> Warp | Move:
-    return _middle(shape, draw, sum(shorter) / 2, size)
+    return _middle(shape, draw, round(sum(shorter) / 2), size)
 
 
 @part("augment", geometry=True, evaluation=_middle_of_mean)

@@ -31,15 +31,15 @@ def _moved(images: torch.Tensor, move: Move, border: Border) -> torch.Tensor:
 
     count, channels, _, _ = images.shape
     height, width = move.size
-    mirrors = not isinstance(move.right, int)
+    mirrored = None if isinstance(move.right, int) else move.right < 0
+    mirrors = mirrored is not None
     source = _sources(images, move.margin, border, mirrors)
     tall, wide = source.shape[1:3]
     sample = torch.arange(count, device=images.device)
     y, x = move.y + move.margin, move.x + move.margin
-    if mirrors:  # the second half of the source has every picture mirrored: there the column counts from the other side
-        mirrored = move.right < 0
+    if mirrored is not None:  # the second half of the source has every picture mirrored: there columns count from the other side
         sample = sample + count * mirrored
-        x = torch.where(mirrored, wide - 1 - x, x)
+        x = x + (wide - 1 - 2 * x) * mirrored
     if (tall, wide) == move.size and isinstance(y, int) and isinstance(move.down, int) and move.down == 1 and not move.margin:
         # Whole pictures, copied in one piece each; a where() over pixels is seven times slower on a CPU.
         return source.index_select(0, sample).permute(0, 3, 1, 2)
@@ -92,7 +92,9 @@ def _warped(images: torch.Tensor, warp: Warp, border: Border) -> torch.Tensor:
         at_once = max(1, _CHUNK // (channels * max(warp.size[0] * warp.size[1], height * width)))
     for start in range(0, count, at_once):
         piece = slice(start, start + at_once)
-        found[piece] = _sampled(images[piece], warp.matrix[piece], warp, border).permute(0, 2, 3, 1)
+        values = _sampled(images[piece], warp.matrix[piece], warp, border)
+        for channel in range(channels):  # four times faster on a CPU than all at once
+            found[piece, ..., channel] = values[:, channel]
     return found.permute(0, 3, 1, 2)
 
 

@@ -95,7 +95,7 @@ def affine(
     """Rotate, shift, scale and shear each picture at once.
 
     Each of angle r, shifts, scale s and shears a, b is uniform in its range. About the centre, with y pointing down, a point p of the
-    picture goes to s R(r) [[1, -tan a], [0, 1]] [[1, 0], [-tan b, 1]] p + shift. Bilinear; antialiased where the least scale is below
+    picture goes to s R(r) [[1, 0], [-tan b, 1]] [[1, -tan a], [0, 1]] p + shift. Bilinear; antialiased where the least scale is below
     0.8. Reference: RandomAffine of torchvision, whose matrix this is; its shifts are rounded, these are not.
     """
     u = draw.uniform(6).double()
@@ -110,8 +110,8 @@ def affine(
         about_centre(
             shape,
             product(
-                matrix((1.0 + 0 * b, 0.0, 0.0), (b, 1.0, 0.0)),
                 matrix((1.0 + 0 * a, a, 0.0), (0.0, 1.0, 0.0)),
+                matrix((1.0 + 0 * b, 0.0, 0.0), (b, 1.0, 0.0)),
                 matrix((cos, sin, 0.0), (-sin, cos, 0.0)),
                 matrix((1.0 + 0 * x, 0.0, -x), (0.0, 1.0, -y)),
             ),
