@@ -15,10 +15,10 @@ from trainrun.engine import directory
 from trainrun.engine.checkpoint import Checkpoints, Snapshot
 from trainrun.engine.ending import Call, end, explain, finished, record, stopped
 from trainrun.engine.fit import fit
-from trainrun.engine.inputs import network_shape
 from trainrun.engine.keeper import Keeper
 from trainrun.engine.run import Run, build, closing, open_data, settle
 from trainrun.engine.signals import Interrupted, Signals
+from trainrun.engine.steps import network_shape
 from trainrun.engine.teller import Teller
 from trainrun.errors import OutOfMemory, RecipeError, Stopped, UserError
 from trainrun.parts.datasets.splits import Data

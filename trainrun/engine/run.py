@@ -16,11 +16,12 @@ from trainrun.engine.average import Ema, Plain
 from trainrun.engine.clock import Clock
 from trainrun.engine.evaluate import evaluate
 from trainrun.engine.feed import Batch, Feed, Resident, budget, open_feed
-from trainrun.engine.inputs import Inputs, make_inputs, network_shape, statistics
+from trainrun.engine.inputs import Inputs, make_inputs, statistics
 from trainrun.engine.keeper import Keeper
 from trainrun.engine.measure import Record, culprits
 from trainrun.engine.signals import Interrupted, Signals
 from trainrun.engine.state import Plan, State
+from trainrun.engine.steps import network_shape
 from trainrun.engine.teller import Silent
 from trainrun.errors import NonFinite, UserError
 from trainrun.parts.augmentations import Statistics

@@ -14,9 +14,10 @@ from trainrun.engine.checkpoint import Checkpoints, Snapshot, load_weights
 from trainrun.engine.directory import result
 from trainrun.engine.evaluate import evaluate
 from trainrun.engine.feed import budget, open_feed
-from trainrun.engine.inputs import make_inputs, network_shape
+from trainrun.engine.inputs import make_inputs
 from trainrun.engine.run import open_data, settle
 from trainrun.engine.signals import Interrupted, Signals
+from trainrun.engine.steps import network_shape
 from trainrun.errors import Stopped, UserError
 from trainrun.parts.augmentations import Statistics
 from trainrun.parts.datasets.pictures import BadPicture, decode
