@@ -61,7 +61,7 @@ class Draw:
 
     def for_(self, purpose: int) -> Draw:
         """The same samples with the stream of another purpose, a key as `key` makes it."""
-        return replace(self, purpose=purpose)
+        return Draw(self.base, purpose, self.epoch, self.seed, self.ids)
 
     def lasting(self) -> Draw:
         """The same samples and purpose with numbers that do not change from epoch to epoch; only of draws made by `draws`."""

@@ -35,9 +35,11 @@ class Geometric:
 
     def motion(self, shape: tuple[int, int], draw: Draw) -> Move | Warp:
         """Where the pixels of pictures of this height and width come from."""
-        motion: Move | Warp = Move(shape)
+        motion = None
         for part, purpose in self.parts:
-            motion = then(motion, part(motion.size, draw.for_(purpose)), draw.base)
+            more = part(motion.size if motion else shape, draw.for_(purpose))
+            motion = then(motion, more, draw.base) if motion else more
+        assert motion is not None
         return motion
 
     def __call__(self, images: torch.Tensor, draw: Draw) -> torch.Tensor:

@@ -9,7 +9,7 @@ coordinates are those of its centre, (0, 0) is the first pixel's. Parts that sta
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Union
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +21,7 @@ Border = Literal["zero", "reflect", "edge"]
 class Move:
     """Flips and shifts by whole pixels: output row r shows input row `y + down * r`, and so for columns with `x` and `right`.
 
-    size: height and width of the output. y, x: int64 [B], or one number for all. down, right: the same, 1 or -1.
+    size: height and width of the output. y, x: int64 [B], or one number for all. down, right: int64 [B] of 1 and -1, or 1 for all.
     margin: by how many pixels at most the output reaches beyond the input on any side, over all samples.
     """
 
@@ -60,16 +60,22 @@ class Warp:
 def then(first: Move | Warp, second: Move | Warp, like: torch.Tensor) -> Move | Warp:
     """First one, then the other; `like` is a tensor [B] on their device."""
     if isinstance(first, Move) and isinstance(second, Move):
-        return Move(
-            second.size,
-            first.y + first.down * second.y,
-            first.x + first.right * second.x,
-            first.down * second.down,
-            first.right * second.right,
-            first.margin + second.margin,
-        )
+        (y, down), (x, right) = _along(first.y, first.down, second.y, second.down), _along(first.x, first.right, second.x, second.right)
+        return Move(second.size, y, x, down, right, first.margin + second.margin)
     a, b = (m.warp(like) if isinstance(m, Move) else m for m in (first, second))
     return Warp(b.size, product(a.matrix, b.matrix), a.shrink * b.shrink, a.projective or b.projective)
+
+
+Places = Union["torch.Tensor", int]
+
+
+def _along(start: Places, step: Places, then_start: Places, then_step: Places) -> tuple[Places, Places]:
+    """Two moves along one axis as one; most are no move at all, and a tensor costs more than looking whether it is needed."""
+    if isinstance(step, int) and step == 1:
+        if isinstance(start, int) and start == 0:
+            return then_start, then_step
+        return start + then_start, then_step
+    return start + step * then_start, step * then_step
 
 
 def product(*matrices: torch.Tensor) -> torch.Tensor:
