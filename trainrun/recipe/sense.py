@@ -206,7 +206,8 @@ def normalize_once(sense: Sense) -> Iterator[Fault]:
 
 def ranges_rise(sense: Sense) -> Iterator[Fault]:
     for n, node in enumerate(sense.recipe.augment):
-        for option in ("scale", "aspect", "angles", "shorter"):
+        part = sense.registry.get(node.kind, node.name)
+        for option in ("scale", "aspect", "angles", "shorter") if part and part.facts.get("geometry") else ():
             ends = node.options.get(option)
             if isinstance(ends, list) and len(ends) == 2 and ends[0] > ends[1]:
                 yield f"augment.{n}.{option}", f"{ends[0]} is larger than {ends[1]}; write the least first", None
