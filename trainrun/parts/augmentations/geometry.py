@@ -107,11 +107,16 @@ def centre(shape: tuple[int, int]) -> tuple[float, float]:
     return (shape[1] - 1) / 2, (shape[0] - 1) / 2
 
 
-def about_centre(shape: tuple[int, int], linear: torch.Tensor) -> torch.Tensor:
-    """The map `linear` [B, 3, 3], made for coordinates whose origin is the middle of the picture, in pixel coordinates."""
+Number = Union["torch.Tensor", float]
+
+
+def about_centre(
+    shape: tuple[int, int], first: tuple[Number, Number], second: tuple[Number, Number], shift: tuple[Number, Number] = (0.0, 0.0)
+) -> torch.Tensor:
+    """The map p -> L (p - centre - shift) + centre as float64 [B, 3, 3], L of two rows of numbers or tensors [B]."""
     x, y = centre(shape)
-    ones = linear[:, 0, 0] * 0 + 1
-    return product(matrix((ones, 0.0, x), (0.0, 1.0, y)), linear, matrix((ones, 0.0, -x), (0.0, 1.0, -y)))
+    to = [c - row[0] * (x + shift[0]) - row[1] * (y + shift[1]) for c, row in ((x, first), (y, second))]
+    return matrix((*first, to[0]), (*second, to[1]))
 
 
 def inverse(m: torch.Tensor) -> torch.Tensor:

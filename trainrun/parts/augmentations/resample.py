@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # Up to here a plain bilinear sample, whose support is two pixels, misses so little that one more pass does not pay.
 _MILD = 1.25
-_CHUNK = 1 << 20  # output numbers at a time on a CPU: what is computed stays in its cache
+_CHUNK = 1 << 18  # output numbers at a time on a CPU: what is computed stays in its cache
 
 
 def transform(images: torch.Tensor, motion: Move | Warp, border: Border) -> torch.Tensor:
@@ -139,21 +139,30 @@ def _grid(m: torch.Tensor, warp: Warp, shape: Sequence[int], border: Border) -> 
     """The points as grid_sample counts them, -1 and 1 at the outer edges of the picture: float32 [B, *warp.size, 2]."""
     import torch
 
-    reflects = border == "reflect"
     height, width = shape
-    if not reflects:  # then that count can be part of the matrix
+    rows, columns = warp.size
+    if border != "reflect":  # then that count can be part of the matrix
         m = torch.stack(((2 * m[:, 0] + m[:, 2]) / width - m[:, 2], (2 * m[:, 1] + m[:, 2]) / height - m[:, 2], m[:, 2]), 1)
-    m = m.float()[..., None, None]
-    row, column = torch.arange(warp.size[1], device=m.device), torch.arange(warp.size[0], device=m.device)[:, None]
-    points = [(m[:, n, 0] * row + m[:, n, 2]) + m[:, n, 1] * column for n in range(3 if warp.projective else 2)]
+    m = m.float()
+    points = _lines(m[:, :2], rows, columns)
     if warp.projective:
-        points = [p.div_(points[2]) for p in points[:2]]
-    if reflects:
-        points = [_folded(p, n).mul_(2).add_(1).div_(n).sub_(1) for p, n in zip(points, (width, height), strict=True)]
-    return torch.stack(points, -1)
+        points.div_(_lines(m[:, 2:].expand(-1, 2, -1), rows, columns))
+    if border == "reflect":
+        lengths = torch.tensor([float(width), float(height)], device=m.device).repeat(columns)
+        last = (lengths - 1).clamp(min=1)
+        # Reflected about the centres of the first and the last pixel until they lie between them.
+        points = points.add_(last).remainder_(2 * last).sub_(last).abs_().mul_(2).add_(1).div_(lengths).sub_(1)
+    return points.view(-1, rows, columns, 2)
 
 
-def _folded(points: torch.Tensor, length: int) -> torch.Tensor:
-    """Points along a side, reflected about the centres of its first and last pixel until they lie between them."""
-    last = length - 1
-    return points.add_(last).remainder_(2 * last).sub_(last).abs_() if last else points.zero_()
+def _lines(m: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """m [B, 2, 3] times (column, row, 1) of each pixel: [B, rows, 2 x columns], the two products of a pixel side by side.
+
+    Long lines are what vector units like; no fused operation is used, whose rounding could depend on the place in a line.
+    """
+    import torch
+
+    along = torch.arange(columns, device=m.device)[:, None]
+    start = (along * m[:, None, :, 0] + m[:, None, :, 2]).view(-1, 1, 2 * columns)
+    step = m[:, None, :, 1].expand(-1, columns, -1).reshape(-1, 1, 2 * columns)
+    return (torch.arange(rows, device=m.device)[:, None] * step).add_(start)

@@ -35,7 +35,7 @@ def rotation(
     """
     angle = between(draw.uniform(1)[:, 0], -math.radians(degrees), math.radians(degrees))
     cos, sin = angle.cos(), angle.sin()
-    return Warp(shape, about_centre(shape, matrix((cos, -sin, 0.0), (sin, cos, 0.0))))
+    return Warp(shape, about_centre(shape, (cos, -sin), (sin, cos)))
 
 
 @part("augment", geometry=True)
@@ -61,7 +61,7 @@ def reflection(
     mirrored = (numbers[:, 1] < p).double()
     cos, sin = angle.cos() * mirrored, angle.sin() * mirrored
     still = 1 - mirrored
-    return Warp(shape, about_centre(shape, matrix((cos + still, -sin, 0.0), (-sin, still - cos, 0.0))))
+    return Warp(shape, about_centre(shape, (cos + still, -sin), (-sin, still - cos)))
 
 
 @part("augment", geometry=True)
@@ -73,7 +73,7 @@ def random_scale(shape: Shape, draw: Draw, *, scale: Scale = [0.8, 1.25], mode: 
     RandomAffine, which is uniform.
     """
     factor = between(draw.uniform(1)[:, 0], *(math.log(s) for s in scale)).exp()
-    return Warp(shape, about_centre(shape, matrix((1 / factor, 0.0, 0.0), (0.0, 1 / factor, 0.0))), max(1.0, 1 / scale[0]))
+    return Warp(shape, about_centre(shape, (1 / factor, 0.0), (0.0, 1 / factor)), max(1.0, 1 / scale[0]))
 
 
 @part("augment", geometry=True)
@@ -103,21 +103,10 @@ def affine(
     x, y = (between(u[:, 1 + n], -shift[n] * shape[1 - n], shift[n] * shape[1 - n]) for n in (0, 1))
     factor = between(u[:, 3], *scale)
     a, b = (between(u[:, 4 + n], -math.radians(shear[n]), math.radians(shear[n])).tan() for n in (0, 1))
-    # The inverse, factor by factor, from the shift back to the shears.
-    cos, sin = turn.cos() / factor, turn.sin() / factor
-    return Warp(
-        shape,
-        about_centre(
-            shape,
-            product(
-                matrix((1.0 + 0 * a, a, 0.0), (0.0, 1.0, 0.0)),
-                matrix((1.0 + 0 * b, 0.0, 0.0), (b, 1.0, 0.0)),
-                matrix((cos, sin, 0.0), (-sin, cos, 0.0)),
-                matrix((1.0 + 0 * x, 0.0, -x), (0.0, 1.0, -y)),
-            ),
-        ),
-        max(1.0, 1 / scale[0]),
-    )
+    # The inverse of the linear part: the shears undone after the rotation, [[1, a], [0, 1]] [[1, 0], [b, 1]] R(-r) / s.
+    cos, sin, both = turn.cos() / factor, turn.sin() / factor, 1 + a * b
+    rows = (both * cos - a * sin, both * sin + a * cos), (b * cos - sin, b * sin + cos)
+    return Warp(shape, about_centre(shape, *rows, (x, y)), max(1.0, 1 / scale[0]))
 
 
 @part("augment", geometry=True)
