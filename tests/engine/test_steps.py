@@ -167,3 +167,11 @@ def test_small_is_what_the_network_sees(tmp_path: Path) -> None:
     reasons = [settle(r, CPU, data.train.shape)[1]["precision"] for r in (recipe, large)]
     assert reasons[0] != reasons[1] or "no bf16" in reasons[0]
     assert build(settle(large, CPU, data.train.shape)[0], CPU, data, Signals()).inputs.training
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_crop_of_random_size_has_no_dark_rim(training: bool) -> None:
+    white = Batch(torch.full_like(batch().images, 255), batch().labels, batch().ids, 0, COUNT)
+    for nodes in ([node("random_resized_crop", size=30), node("horizontal_flip")], [node("scale_jitter", size=30, shorter=[30, 40])]):
+        assert (inputs(nodes)(white, training)[0] == 1).all()
+    assert (inputs([node("center_crop", size=15)])(white, training)[0][:, :, 0] == 0).all()  # larger than the picture: black around it

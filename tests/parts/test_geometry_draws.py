@@ -80,3 +80,10 @@ def test_the_distributions_of_crops() -> None:
     place = (top * length / 20).round()
     for side in (12, 19):
         even(place[length.round() == side], 0, side - 10)
+
+
+def test_a_box_of_one_size_has_every_place() -> None:
+    crop = crops.random_resized_crop((10, 12), many(), size=5, scale=[0.3, 0.3], aspect=[1.0, 1.0])  # 6 x 6 pixels
+    top, left, height, width = torch.tensor(boxes(crop, 5), dtype=torch.float64).round().unbind(1)
+    assert (height == 6).all() and (width == 6).all()
+    even(top * 7 + left, 0, 34)
