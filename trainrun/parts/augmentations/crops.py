@@ -33,7 +33,8 @@ def _middle(shape: Shape, draw: Draw, shorter: int, size: int) -> Warp | Move:
     sides = [shorter * side // min(shape) for side in shape]
     ones = torch.ones(len(draw.base), dtype=torch.float64, device=draw.base.device)
     (top, tall), (left, wide) = (
-        (ones * (round((side - size) / 2) * before / side), ones * (size * before / side)) for before, side in zip(shape, sides, strict=True)
+        (ones * (round((side - size) / 2) * before / side), ones * (size * before / side))
+        for before, side in zip(shape, sides, strict=True)
     )
     return _box(top, left, tall, wide, size, max(1.0, min(shape) / shorter))
 
@@ -116,6 +117,7 @@ def scale_jitter(
     sides = [length * side // min(shape) for side in shape]
     places = [(draw.integers(3, 1 << 24)[:, 1 + n] * (side - size + 1)) >> 24 for n, side in enumerate(sides)]
     (top, tall), (left, wide) = (
-        (place * (side / after), size * (side / after)) for place, side, after in zip(places, shape, (s.double() for s in sides), strict=True)
+        (place * (side / after), size * (side / after))
+        for place, side, after in zip(places, shape, (s.double() for s in sides), strict=True)
     )
     return _box(top, left, tall, wide, size, max(1.0, min(shape) / low))
