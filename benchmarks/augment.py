@@ -265,7 +265,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rows", default="", help="parts to measure, by name, and lists for the lists (default: all)")
     parser.add_argument("--rounds", type=int, help="times through the libraries (default: 5, with --quick 2)")
     parser.add_argument("--seconds", type=float, help="measured a library and round (default: 1.5, with --quick 0.5)")
-    parser.add_argument("--quick", action="store_true", help="a look of about four minutes")
+    parser.add_argument("--quick", action="store_true", help="a look of about three minutes")
     return parser.parse_args()
 
 
