@@ -9,7 +9,7 @@ device, in every batch, process and worker.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -51,15 +51,23 @@ def key(*words: int | str) -> int:
 class Draw:
     """The random numbers of a batch of samples: a row a sample, a lane a number, a purpose a stream of its own.
 
-    base: int64 [B], the hash of (seed, epoch, sample id).
+    base: int64 [B], the hash of (seed, epoch, sample id). epoch, seed, ids: what it was made of.
     """
 
     base: torch.Tensor
     purpose: int = 0
+    epoch: int = 0
+    seed: int = 0
+    ids: torch.Tensor | None = None
 
     def for_(self, purpose: int) -> Draw:
         """The same samples with the stream of another purpose, a key as `key` makes it."""
-        return Draw(self.base, purpose)
+        return Draw(self.base, purpose, self.epoch, self.seed, self.ids)
+
+    def lasting(self) -> Draw:
+        """The same samples and purpose with numbers that do not change from epoch to epoch; only of draws made by `draws`."""
+        assert self.ids is not None
+        return replace(self, base=_base(self.seed, "every epoch", self.ids))
 
     def bits(self, lanes: int) -> torch.Tensor:
         """Random 64-bit integers, int64 [B, lanes]."""
@@ -91,7 +99,11 @@ class Draw:
 def draws(seed: int, epoch: int, ids: torch.Tensor, visits: torch.Tensor | None = None) -> Draw:
     """The draws of the samples `ids` (int64 [B], below 2^40) in one epoch; of each at its visit, where `visits` numbers them from 0."""
     counter = ids if visits is None else ids + (visits << 40)
-    return Draw(_mix_tensor(counter * _signed(_GOLDEN) + _signed(key(seed, "sample", epoch))))
+    return Draw(_base(seed, epoch, counter), epoch=epoch, seed=seed, ids=ids)
+
+
+def _base(seed: int, epoch: int | str, counter: torch.Tensor) -> torch.Tensor:
+    return _mix_tensor(counter * _signed(_GOLDEN) + _signed(key(seed, "sample", epoch)))
 
 
 def places(seed: int, epoch: int, count: int) -> Draw:

@@ -23,7 +23,7 @@ from trainrun.recipe.registry import PartNode, registry
 from trainrun.world import World
 
 PARTS = [
-    PartNode("augment", "random_crop", {"padding": 2}),
+    PartNode("augment", "random_crop", {"padding": 2, "mode": "zero"}),
     PartNode("augment", "horizontal_flip", {"p": 0.5}),
     PartNode("augment", "normalize", {"mean": None, "std": None}),
 ]

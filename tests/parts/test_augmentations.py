@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,23 @@ from torchvision.transforms.v2 import functional
 
 from trainrun.draw import Draw, draws
 from trainrun.errors import UserError
-from trainrun.parts.augmentations.moves import horizontal_flip, random_crop
+from trainrun.parts.augmentations import moves
+from trainrun.parts.augmentations.resample import transform
 from trainrun.parts.augmentations.scale import Statistics, normalize
 
 Apply = Callable[[torch.Tensor, Draw], torch.Tensor]
 
 COUNT = 32
+
+
+def random_crop(images: torch.Tensor, draw: Draw, **options: Any) -> torch.Tensor:
+    """The part, carried out."""
+    return transform(images, moves.random_crop((images.shape[2], images.shape[3]), draw, **options), "zero")
+
+
+def horizontal_flip(images: torch.Tensor, draw: Draw, **options: Any) -> torch.Tensor:
+    """The part, carried out."""
+    return transform(images, moves.horizontal_flip((images.shape[2], images.shape[3]), draw, **options), "zero")
 
 
 def pictures(channels: int, height: int = 10, width: int = 7) -> torch.Tensor:

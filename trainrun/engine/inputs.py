@@ -11,6 +11,7 @@ import torch
 
 from trainrun.draw import Draw, draws, key
 from trainrun.engine.feed import Batch, Feed
+from trainrun.engine.steps import Photometric, Step, in_evaluation, join
 from trainrun.parts.augmentations import Statistics
 from trainrun.parts.augmentations.scale import Components
 from trainrun.parts.datasets.splits import Data
@@ -20,7 +21,7 @@ _MEASURED = 10_000
 
 
 class Inputs:
-    """Augments and scales batches; in evaluation only the parts that are always applied.
+    """Augments and scales batches; in evaluation only the parts that are always applied, and what stands there for others.
 
     A sample's numbers come from (seed, epoch, sample id) and the part's place in the list, so they are the same in any
     batch, micro-batch, process or worker. Parts that mix come last and see what the network would see, in training only.
@@ -28,14 +29,15 @@ class Inputs:
 
     def __init__(
         self,
-        parts: Sequence[tuple[Callable[..., torch.Tensor], int, bool]],
+        training: Sequence[Step],
+        evaluation: Sequence[Step],
         seed: int,
         memory_format: str,
         mixing: Sequence[tuple[Callable[..., Any], int]] = (),
         classes: int = 0,
         together: int = 1,
     ) -> None:
-        self.parts = parts
+        self.training, self.evaluation = training, evaluation
         self.mixing, self.classes, self.together = mixing, classes, together
         self.seed = seed
         self.layout = torch.channels_last if memory_format == "channels_last" else torch.contiguous_format
@@ -52,9 +54,8 @@ class Inputs:
 
     def pictures(self, images: torch.Tensor, draw: Draw, training: bool) -> torch.Tensor:
         """uint8 [B, C, H, W] to float32 [B, C, H, W]; without a `normalize` in the list, 0..255 becomes 0..1."""
-        for apply, purpose, always in self.parts:
-            if training or always:
-                images = apply(images, draw.for_(purpose))
+        for step in self.training if training else self.evaluation:
+            images = step(images, draw)
         if not images.is_floating_point():
             images = images.float().mul_(1 / 255)
         return images.contiguous(memory_format=self.layout)
@@ -62,18 +63,28 @@ class Inputs:
 
 def make_inputs(nodes: Sequence[PartNode], seed: int, memory_format: str, statistics: Statistics, registry: Registry) -> Inputs:
     """The recipe's augmentations, ready to apply; a part that is a class is given the statistics of the data first."""
-    parts, mixing = [], []
+    training: list[Step] = []
+    evaluation: list[Step] = []
+    mixing: list[tuple[Callable[..., Any], int]] = []
     for place, node in enumerate(nodes):
         found = registry.get(node.kind, node.name)
         assert found is not None, node.name
+        purpose = key("augment", place, node.name)
+        if found.facts.get("geometry"):
+            join(training, found.call(node.options), purpose, node.options.get("mode"))
+            if instead := in_evaluation(found, node):
+                join(evaluation, instead, purpose, node.options.get("mode"))
+            continue
         apply = found.call(node.options)
         if inspect.isclass(found.function):
             apply = apply(statistics)
         if found.facts.get("mixes"):
-            mixing.append((apply, key("augment", place, node.name)))
-        else:
-            parts.append((apply, key("augment", place, node.name), bool(found.facts.get("always", False))))
-    return Inputs(parts, seed, memory_format, mixing, statistics.classes, together(nodes, registry))
+            mixing.append((apply, purpose))
+            continue
+        training.append(Photometric(apply, purpose))
+        if found.facts.get("always", False):
+            evaluation.append(training[-1])
+    return Inputs(training, evaluation, seed, memory_format, mixing, statistics.classes, together(nodes, registry))
 
 
 def together(nodes: Sequence[PartNode], registry: Registry) -> int:

@@ -19,12 +19,14 @@ from trainrun.engine.keeper import Keeper
 from trainrun.engine.run import Run, build, closing, open_data, settle
 from trainrun.engine.sampling import advice
 from trainrun.engine.signals import Interrupted, Signals
+from trainrun.engine.steps import network_shape
 from trainrun.engine.teller import Teller
 from trainrun.errors import OutOfMemory, RecipeError, Stopped, UserError
 from trainrun.parts.datasets.splits import Data
 from trainrun.parts.optimizers import summary
 from trainrun.recipe.dump import dump
 from trainrun.recipe.load import Loaded, load
+from trainrun.recipe.registry import registry
 from trainrun.recipe.schema import Recipe
 from trainrun.report.console import Console
 from trainrun.report.journal import Journal
@@ -143,10 +145,14 @@ def _in_directory(
 
 
 def describe_input(run: Run) -> dict[str, Any]:
-    """What a program needs to feed the saved weights: shape, class names, and the statistics that were measured, if any."""
+    """What a program needs to feed the saved weights: shape of the pictures and of what the network sees of them, class names, and the
+    statistics that were measured, if any.
+    """
     height, width, channels = run.data.train.shape
+    seen_height, seen_width, _ = network_shape(run.recipe.augment, run.data.train.shape, registry)
     mean, std = run.statistics.measured or (None, None)
-    return {"shape": [channels, height, width], "classes": list(run.data.classes), "mean": mean, "std": std}
+    shapes = {"shape": [channels, height, width], "network_shape": [channels, seen_height, seen_width]}
+    return {**shapes, "classes": list(run.data.classes), "mean": mean, "std": std}
 
 
 def _compare(where: Path, recipe: Recipe, allow_plugins: bool, call: Call) -> None:

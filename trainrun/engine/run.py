@@ -22,6 +22,7 @@ from trainrun.engine.measure import Record, culprits
 from trainrun.engine.sampling import Sampler, make_sampler, refuse_single
 from trainrun.engine.signals import Interrupted, Signals
 from trainrun.engine.state import Plan, State
+from trainrun.engine.steps import network_shape
 from trainrun.engine.teller import Silent
 from trainrun.errors import NonFinite, UserError
 from trainrun.parts.augmentations import Statistics
@@ -212,6 +213,7 @@ def settle(
     """
     known = parts.get("data", recipe.data.name)
     shape = shape or (known.facts.get("shape", lambda options: None)(recipe.data.options) if known else None)
+    shape = shape and network_shape(recipe.augment, shape, parts)
     decided: dict[str, Any] = {}
     reasons: dict[str, str] = {}
     if recipe.precision == "auto":
@@ -247,7 +249,7 @@ def open_data(node: PartNode, parts: Registry = registry) -> Data:
 
 def make_model(recipe: Recipe, data: Data, parts: Registry = registry) -> torch.nn.Module:
     """The recipe's network with its first weights, on the CPU: a function of the recipe's seed alone."""
-    height, width, channels = data.train.shape
+    height, width, channels = network_shape(recipe.augment, data.train.shape, parts)
     torch.manual_seed(key(recipe.seed, "init") >> 1)
     model = parts.build(recipe.model)((channels, height, width), len(data.classes))
     initialize(model, parts.build(recipe.initializer))

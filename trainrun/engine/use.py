@@ -18,6 +18,7 @@ from trainrun.engine.inputs import make_inputs
 from trainrun.engine.run import open_data, settle
 from trainrun.engine.sampling import make_sampler
 from trainrun.engine.signals import Interrupted, Signals
+from trainrun.engine.steps import network_shape
 from trainrun.errors import Stopped, UserError
 from trainrun.parts.augmentations import Statistics
 from trainrun.parts.datasets.pictures import BadPicture, decode
@@ -42,7 +43,9 @@ def _model(recipe: Recipe, snapshot: Snapshot, device: torch.device) -> torch.nn
     node = recipe.model
     if "weights" in node.options:  # the run's own weights follow, so published ones need not be fetched
         node = type(node)(node.kind, node.name, {**node.options, "weights": None})
-    model = registry.build(node)(tuple(about["shape"]), len(about["classes"]))
+    channels, height, width = about["shape"]
+    height, width, channels = network_shape(recipe.augment, (height, width, channels), registry)
+    model = registry.build(node)((channels, height, width), len(about["classes"]))
     load_weights(model, snapshot.model)
     layout = torch.channels_last if recipe.memory_format == "channels_last" else torch.contiguous_format
     return model.to(device, memory_format=layout).eval()

@@ -233,6 +233,36 @@ def normalize_once(sense: Sense) -> Iterator[Fault]:
         yield f"augment.{n}", f"normalizes a second time, after augment.{places[0]}", None
 
 
+def ranges_rise(sense: Sense) -> Iterator[Fault]:
+    for n, node in enumerate(sense.recipe.augment):
+        part = sense.registry.get(node.kind, node.name)
+        for option in ("scale", "aspect", "angles", "shorter") if part and part.facts.get("geometry") else ():
+            ends = node.options.get(option)
+            if isinstance(ends, list) and len(ends) == 2 and ends[0] > ends[1]:
+                yield f"augment.{n}.{option}", f"{ends[0]} is larger than {ends[1]}; write the least first", None
+
+
+def crops_fit(sense: Sense) -> Iterator[Fault]:
+    for n, node in enumerate(sense.recipe.augment):
+        size, shorter = node.options.get("size"), node.options.get("shorter")
+        if node.name == "scale_jitter" and isinstance(size, int) and isinstance(shorter, list) and min(shorter) < size:
+            yield f"augment.{n}.shorter", f"a shorter side of {min(shorter)} pixels has no crop of {size}; write at least the size", None
+
+
+def augmentations_act(sense: Sense) -> Iterator[Fault]:
+    nodes = sense.recipe.augment
+    for n, node in enumerate(nodes):
+        options = node.options
+        if node.name == "shift" and options["x"] == options["y"] == 0:
+            yield f"augment.{n}", "has no effect with x: 0 and y: 0", None
+        if node.name == "random_scale" and options["scale"] == [1, 1]:
+            yield f"augment.{n}.scale", "has no effect with [1, 1]", None
+        if node.name == "affine" and options["degrees"] == 0 and options["scale"] == [1, 1] and not any((*options["shift"], *options["shear"])):
+            yield f"augment.{n}", "has no effect without degrees, shift, scale or shear", None
+        if node.name == "alternating_flip" and any(other.name == "horizontal_flip" for other in nodes):
+            yield f"augment.{n}", "has no effect beside horizontal_flip, which mirrors at random; write one of the two", None
+
+
 def slope_is_used(sense: Sense) -> Iterator[Fault]:
     nonlinearity = sense.recipe.initializer.options.get("nonlinearity", "leaky_relu")
     if nonlinearity != "leaky_relu" and sense.wrote("initializer", "slope"):
@@ -313,6 +343,9 @@ CHECKS: tuple[Check, ...] = (
     timeout_has_workers,
     split_seed_splits,
     normalize_once,
+    ranges_rise,
+    crops_fit,
+    augmentations_act,
     slope_is_used,
     last_batch_has_statistics,
     subset_has_a_size,
