@@ -1,7 +1,6 @@
-"""Initializers: how the weights of convolutions and linear layers are drawn before the first step."""
+"""Initializers: how the weights of convolutions, linear and attention layers are drawn before the first step."""
 
-from trainrun.parts.initializers.apply import initialize
-from trainrun.parts.initializers.fans import kaiming_normal
-from trainrun.parts.initializers.fills import constant, default, normal, zeros
+from trainrun.parts.initializers import fills, fans, structured, data_driven  # noqa: F401, I001 - registers the parts, in the order of lists
+from trainrun.parts.initializers.apply import adapt, initialize
 
-__all__ = ["constant", "default", "initialize", "kaiming_normal", "normal", "zeros"]
+__all__ = ["adapt", "initialize"]

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 class Block(nn.Module):
     """Two 3x3 convolutions and a shortcut around them: relu(shortcut(x) + norm(conv(relu(norm(conv(x))))))."""
 
+    closing = "norm2"  # the layer at whose zero weight the branch is silent
+
     def __init__(self, channels_in: int, channels: int, stride: int, shortcut: Literal["A", "B"]) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False)
