@@ -98,8 +98,15 @@ def test_silent_branches_pass_the_shortcut_on_and_can_wake(make: object) -> None
             assert torch.equal(left, entered if isinstance(net, WideResNet) else entered.relu())
     assert plain or isinstance(net, WideResNet)
     # What closes a branch gets a gradient, or it would stay silent for good.
+    if isinstance(net, ResNetCifar) and blocks[2].shortcut is None:
+        # With A the channels of zeros have nothing but the branch, and a relu passes no gradient at zero.
+        widening = [net.stage2[0], net.stage3[0]]
+        assert all(block.norm2.weight.all() and block.norm2.weight.grad.all() for block in widening)
+        blocks = [block for block in blocks if block not in widening]
     closing = [getattr(b, "bn3", None) or getattr(b, "bn2", None) or (b.conv2 if isinstance(net, WideResNet) else b.norm2) for b in blocks]
-    assert all(not layer.weight.any() and layer.weight.grad.any() for layer in closing)
+    assert all(not layer.weight.any() for layer in closing)
+    # Hardly a channel is without a gradient: one whose shortcut is nowhere above zero.
+    assert all((layer.weight.grad.flatten(1) if layer.weight.ndim > 1 else layer.weight.grad[:, None]).any(1).float().mean() > 0.7 for layer in closing)
     others = [m for m in net.modules() if isinstance(m, (nn.Conv2d, nn.BatchNorm2d)) and m not in closing]
     assert all(m.weight.any() for m in others)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trainrun.errors import UserError
 from trainrun.parts.initializers.fills import default, zeros
@@ -27,8 +27,9 @@ def initialize(model: nn.Module, node: PartNode, parts: Registry = registry) -> 
     """
     fills = _fills(model, node, parts)
     for name, tensors in parameters(model).items():
-        for tensor in tensors if fills[name] else ():
-            fills[name](tensor)
+        if fill := fills[name]:
+            for tensor in tensors:
+                fill(tensor)
     if node.options["zero_init_residual"]:
         _silence(node, model)
 
@@ -90,17 +91,17 @@ def _silence(node: PartNode, model: nn.Module) -> None:
                 layer.bias.zero_()
 
 
-def closing_layers(model: nn.Module) -> list[nn.Module]:
+def closing_layers(model: nn.Module) -> list[Any]:
     """Of each residual block the layer at whose zero weight the branch is silent and can still learn.
 
     It is the norm that ends the branch, or the convolution where a norm does not: behind a norm and a relu a zero would stay for good.
-    A block says its name by the class attribute `closing`; torchvision's ResNets are known.
+    A block says its name by the attribute `closing`, which is None where the branch must not be silent; torchvision's ResNets are known.
     """
-    found = []
+    found: list[Any] = []
     for module in model.modules():
         kind = type(module)
         known = _CLOSING.get(kind.__name__) if kind.__module__ == "torchvision.models.resnet" else None
-        if isinstance(name := getattr(kind, "closing", known), str):
+        if isinstance(name := getattr(module, "closing", known), str):
             found.append(module.get_submodule(name))
     return found
 

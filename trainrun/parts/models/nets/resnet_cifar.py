@@ -11,8 +11,6 @@ from torch import Tensor, nn
 class Block(nn.Module):
     """Two 3x3 convolutions and a shortcut around them: relu(shortcut(x) + norm(conv(relu(norm(conv(x))))))."""
 
-    closing = "norm2"  # the layer at whose zero weight the branch is silent
-
     def __init__(self, channels_in: int, channels: int, stride: int, shortcut: Literal["A", "B"]) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False)
@@ -22,6 +20,8 @@ class Block(nn.Module):
         self.stride = stride
         self.extra = channels - channels_in
         self.shortcut: nn.Module | None = None
+        # The layer at whose zero weight the branch is silent. Padded channels have nothing but the branch: at zero the relu would keep them so.
+        self.closing = None if shortcut == "A" and self.extra else "norm2"
         if shortcut == "B" and self.extra:
             self.shortcut = nn.Sequential(nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
 
