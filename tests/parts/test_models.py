@@ -15,7 +15,7 @@ from torchvision.models.resnet import BasicBlock
 from trainrun.parts import models  # noqa: F401  # registers
 from trainrun.parts.losses import cross_entropy
 from trainrun.parts.models.nets.resnet_cifar import Block
-from trainrun.parts.optimizers import sgd
+from trainrun.parts.optimizers.classic import sgd
 from trainrun.recipe.registry import registry
 
 
