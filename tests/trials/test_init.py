@@ -34,7 +34,7 @@ def seen(folder: Path, initializer: Any, **fields: Any) -> Init:
 
 
 def test_signal_and_gradient_are_those_of_a_pass_by_hand(tmp_path: Path) -> None:
-    found = seen(tmp_path, "kaiming_normal", micro_batch=20)
+    found = seen(tmp_path, "kaiming_normal", micro_batch=20, augment=[{"name": "random_crop", "padding": 3}, "normalize"])
     recipe, _ = settle(load(tmp_path / "r.yaml").recipe, CPU)
     run = build(recipe, CPU, open_data(recipe.data), Signals())
     batch = next(run.batches(0)).split(20)[0]
