@@ -84,6 +84,11 @@ def _look(asked: str, recipe: Any, png: Path | None, as_json: bool) -> None:
 
         with enter() as world:
             _print_look(look(recipe, world), as_json)
+    elif asked == "--init":
+        from trainrun.trials.init import look as look_at_init
+
+        with enter() as world:
+            _print_look(look_at_init(recipe, world), as_json)
     else:
         from trainrun.trials.counts import counts_of
 
@@ -144,6 +149,7 @@ def show(
     augment: Annotated[bool, typer.Option("--augment", help="Instead, draw training pictures before and after each augmentation.")] = False,
     pca: Annotated[bool, typer.Option("--pca", help="Instead, print the principal components of the training pictures' pixels.")] = False,
     counts: Annotated[bool, typer.Option("--counts", help="Instead, count the pictures of each class in the data and in an epoch.")] = False,
+    init: Annotated[bool, typer.Option("--init", help="Instead, say what the first weights do to one batch, layer by layer.")] = False,
     png: Annotated[Path | None, typer.Option("--png", metavar="FILE", help="Where to draw; by default NAME-augment.png.")] = None,
     allow_plugins: Plugins = False,
     as_json: AsJson = False,
@@ -151,7 +157,7 @@ def show(
     """Print the resolved recipe with every default; what it prints is itself a recipe."""
     words = [*(overrides or []), *(set_ or [])]
     loaded = _load(recipe, words, allow_plugins)
-    asked = [option for option, given in (("--augment", augment), ("--pca", pca), ("--counts", counts)) if given]
+    asked = [option for option, given in (("--augment", augment), ("--pca", pca), ("--counts", counts), ("--init", init)) if given]
     if len(asked) > 1:
         raise UserError(f"{' and '.join(asked)} show different things; give one").then(command("show", recipe, *words, asked[0]))
     if png and not augment:

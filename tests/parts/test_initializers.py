@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import pytest
 import torch
-from scipy.stats import chi2
+from initializing import draw, variance_is
 from torch import nn
 
-from trainrun.parts.initializers import constant, default, initialize, kaiming_normal, normal, zeros
-
-ODDS = 1e-4  # chance that a correct initializer fails a test here, were the seed not fixed
-
-
-def assert_variance(sample: torch.Tensor, variance: float, mean: float = 0.0) -> None:
-    """Accept unless the sum of squares lies outside the 1 - ODDS interval of chi-square for that variance."""
-    n = sample.numel()
-    statistic = (sample.double() - mean).square().sum().item() / variance
-    low, high = chi2.ppf([ODDS / 2, 1 - ODDS / 2], n)
-    assert low < statistic < high, f"variance {statistic * variance / n:.5g} of {n} weights, expected {variance:.5g}"
+from trainrun.parts.initializers.fans import kaiming_normal
+from trainrun.parts.initializers.fills import normal
 
 
 @pytest.mark.parametrize(
@@ -44,8 +34,8 @@ def assert_variance(sample: torch.Tensor, variance: float, mean: float = 0.0) ->
 def test_kaiming_variance(layer: Any, fan_in: int, fan_out: int, options: dict[str, Any], gain2: float) -> None:
     for mode, fan in (("fan_in", fan_in), ("fan_out", fan_out)):
         torch.manual_seed(1)
-        initialize(layer, functools.partial(kaiming_normal, mode=mode, **options))
-        assert_variance(layer.weight.detach(), gain2 / fan)
+        draw(layer, "kaiming_normal", mode=mode, **options)
+        variance_is(layer.weight.detach(), gain2 / fan)
         assert not layer.bias.any()
 
 
@@ -69,7 +59,7 @@ def test_kaiming_keeps_the_signal_through_a_grouped_and_transposed_stack() -> No
             nn.ReLU(),
         ]
     net = nn.Sequential(*layers)
-    initialize(net, kaiming_normal)
+    draw(net, "kaiming_normal")
     out = net(torch.randn(8, 64, 16, 16))
     assert 0.3 < out.square().mean().item() < 3  # 2^16 too large or small with torch's fans of one group in two
 
@@ -78,7 +68,7 @@ def test_normal_has_its_mean_and_variance() -> None:
     torch.manual_seed(0)
     weight = torch.empty(200, 300)
     normal(weight, std=0.03, mean=0.5)
-    assert_variance(weight, 0.03**2, 0.5)
+    variance_is(weight, 0.03**2, 0.5)
     assert abs(weight.mean().item() - 0.5) < 4 * 0.03 / 60000**0.5
 
 
@@ -89,8 +79,8 @@ def test_constant_and_zeros_reach_every_layer_and_no_norm() -> None:
     for norm in (net[1], net[2], net[4]):
         nn.init.constant_(norm.weight, 3.0)
         nn.init.constant_(norm.bias, 2.0)
-    for initializer, value in ((functools.partial(constant, value=0.25), 0.25), (zeros, 0.0)):
-        initialize(net, initializer)
+    for initializer, value in ((("constant", {"value": 0.25}), 0.25), (("zeros", {}), 0.0)):
+        draw(net, initializer[0], **initializer[1])
         assert all((layer.weight == value).all() and not layer.bias.any() for layer in (net[0], net[3], net[5]))
         assert all((norm.weight == 3).all() and (norm.bias == 2).all() for norm in (net[1], net[2], net[4]))
 
@@ -99,20 +89,19 @@ def test_attention_projections_count_as_linear_layers() -> None:
     torch.manual_seed(0)
     attention = nn.MultiheadAttention(256, 4)
     nn.init.ones_(attention.in_proj_bias)
-    initialize(attention, functools.partial(kaiming_normal, mode="fan_out", nonlinearity="linear"))
-    assert_variance(attention.in_proj_weight.detach(), 1 / 256)
+    draw(attention, "kaiming_normal", mode="fan_out", nonlinearity="linear")
+    variance_is(attention.in_proj_weight.detach(), 1 / 256)
     assert not attention.in_proj_bias.any() and not attention.out_proj.bias.any()
 
 
-@pytest.mark.parametrize("initializer", [default, functools.partial(default)])
-def test_default_leaves_everything_as_it_is(initializer: Any) -> None:
+def test_default_leaves_everything_as_it_is() -> None:
     net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Linear(4, 2))
     before = {key: value.clone() for key, value in net.state_dict().items()}
-    initialize(net, initializer)
+    draw(net, "default")
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
 def test_weights_stay_leaves_that_learn() -> None:
     net = nn.Conv2d(2, 4, 3)
-    initialize(net, kaiming_normal)
+    draw(net, "kaiming_normal")
     assert net.weight.is_leaf and net.weight.requires_grad and net.weight.grad_fn is None

@@ -80,6 +80,8 @@ PARTS: dict[str, list[str]] = {
         "{name: constant, value: 1e22}",
         "{name: normal, std: 5e-324}",
         "{name: kaiming_normal, mode: fan_out}",
+        "{name: default, rules: [{match: '*.weight', weights: {name: orthogonal, gain: 1.4}}, {match: 1*, biases: zeros}], zero_init_residual: true}",
+        "{name: lsuv, biases: {name: uniform, low: -1, high: 1}}",
     ],
     "epochs": ["1", "0.1", "33.333333333333336", "100ep", "1e-7", "123456789st", "'7 ep'"],
     "schedule": [

@@ -58,6 +58,7 @@ def test_the_schema_is_one(tmp_path: Path) -> None:
         "optimizer: {name: adamw, weight_decay_schedule: {name: cosine, end: 10}}\n",
         "augment: [random_crop, {name: horizontal_flip, p: 0.3}]\n",
         "initializer: {name: normal, std: 0.1}\nclip: null\nema: {decay: 0.9}\n",
+        "initializer: {name: lsuv, biases: {name: normal, std: 0.1}, rules: [{match: fc.*, weights: dirac, biases: null}]}\n",
         "checkpoint: {every: 'off'}\nlog: {every: 10}\nstop_at: 10st\n",
         "early_stopping: {monitor: val_loss}\nprecision: bf16\ncompile: 'on'\n",
         "loss: {name: cross_entropy, label_smoothing: 0.1}\nplugins: [a.py]\n",

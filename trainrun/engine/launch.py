@@ -121,7 +121,7 @@ def _in_directory(
     with contextlib.ExitStack() as stack:
         run = None
         try:
-            run = stack.enter_context(closing(build(recipe, world, data, signals)))
+            run = stack.enter_context(closing(build(recipe, world, data, signals, resumes=snapshot is not None)))
             run.keeper = Keeper(run, checkpoints, {"fingerprint": facts, "input": describe_input(run)})
             if snapshot:
                 run.keeper.restore(snapshot)

@@ -16,6 +16,7 @@ from trainrun.engine.average import Plain, make_average
 from trainrun.engine.clock import Clock
 from trainrun.engine.evaluate import evaluate
 from trainrun.engine.feed import Batch, Feed, Resident, budget, open_feed
+from trainrun.engine.firsts import fit_to_data
 from trainrun.engine.inputs import Inputs, make_inputs, statistics, together
 from trainrun.engine.keeper import Keeper
 from trainrun.engine.measure import Record, culprits
@@ -248,16 +249,16 @@ def open_data(node: PartNode, parts: Registry = registry) -> Data:
 
 
 def make_model(recipe: Recipe, data: Data, parts: Registry = registry) -> torch.nn.Module:
-    """The recipe's network with its first weights, on the CPU: a function of the recipe's seed alone."""
+    """The recipe's network with its first weights, on the CPU: a function of the recipe's seed alone; those made with data come later."""
     height, width, channels = network_shape(recipe.augment, data.train.shape, parts)
     torch.manual_seed(key(recipe.seed, "init") >> 1)
     model = parts.build(recipe.model)((channels, height, width), len(data.classes))
-    initialize(model, parts.build(recipe.initializer))
+    initialize(model, recipe.initializer, parts)
     return model
 
 
-def build(recipe: Recipe, world: World, data: Data, signals: Signals, parts: Registry = registry) -> Run:
-    """The run of a settled recipe, at step 0, with nothing on disk."""
+def build(recipe: Recipe, world: World, data: Data, signals: Signals, parts: Registry = registry, resumes: bool = False) -> Run:
+    """The run of a settled recipe, at step 0, with nothing on disk; one that `resumes` gets its weights afterwards."""
     sampler = make_sampler(recipe, data, parts)
     plan = Plan.of(recipe, len(sampler))
     _distinct(recipe, plan, data, world, parts)
@@ -272,6 +273,9 @@ def build(recipe: Recipe, world: World, data: Data, signals: Signals, parts: Reg
     refuse_single(model, recipe, plan, data.train.shape, world)
     figures = statistics(data, training)
     inputs = make_inputs(recipe.augment, recipe.seed, recipe.memory_format, figures, parts)
+    if not resumes:
+        with signals.at_once():
+            fit_to_data(model, recipe, training, inputs, sampler, parts)
     compiled: Callable[[torch.nn.Module], Any] = torch.compile if recipe.compile == "on" else lambda module: module
     curve = make_schedule(recipe.schedule, plan.total, plan.steps_per_epoch, parts, recipe.seed)
     optimizer = make_optimizer(recipe.optimizer, model, curve.base, parts)

@@ -59,12 +59,12 @@ def unknown_field(layer: Layer, registry: Registry, at: Keys) -> Mistake:
     return layer.at_key(at, message, near_path(at, known_paths(layer, registry)))
 
 
-def unknown_option(layer: Layer, registry: Registry, part: Part, at: Keys, depth: int) -> Mistake:
-    """The mistake for an option that a part does not have; `depth` is the length of the part's own path."""
+def unknown_option(layer: Layer, registry: Registry, part: Part, at: Keys, depth: int, bare: bool = False) -> Mistake:
+    """The mistake for an option that a part does not have; `depth` is the length of the part's own path, `bare` says that it takes its own only."""
     name = str(at[-1])
     if len(at) > depth + 1:
         return layer.at_key(at, "there is no such key")
-    own = option_names(part)
+    own = part.own_options if bare else option_names(part)
     message = f"{part.name} has no such option; " + (f"it has {', '.join(own)}" if own else "it has none")
     owners = _owners(registry, part.kind, name) if nearest(name, own) is None else None
     if owners:

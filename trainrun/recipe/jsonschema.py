@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +34,8 @@ def json_schema(registry: Registry = registry, *, partial: bool = False) -> Sche
     ]
     for kind in KINDS:
         definitions[f"part.{kind}"] = _part(registry, kind)
+    written = json.dumps(definitions)
+    definitions |= {f"bare.{kind}": _part(registry, kind, bare=True) for kind in KINDS if f"#/$defs/bare.{kind}" in written}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "trainrun recipe",
@@ -50,8 +53,8 @@ def _tidy(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     if "x-part" in schema:
-        rest = {key: value for key, value in schema.items() if key not in ("x-part", "title")}
-        return {**rest, "$ref": f"#/$defs/part.{schema['x-part']}"}
+        rest = {key: value for key, value in schema.items() if key not in ("x-part", "x-bare", "title")}
+        return {**rest, "$ref": f"#/$defs/{'bare' if 'x-bare' in schema else 'part'}.{schema['x-part']}"}
     return {
         key: {name: _tidy(item) for name, item in value.items()} if key == "properties" else _tidy(value)
         for key, value in schema.items()
@@ -59,20 +62,21 @@ def _tidy(schema: Any) -> Any:
     }
 
 
-def _part(registry: Registry, kind: str) -> Schema:
-    """A part of a kind: its name alone where no option is required, or a mapping of its name and options."""
+def _part(registry: Registry, kind: str, bare: bool = False) -> Schema:
+    """A part of a kind: its name alone where no option is required, or a mapping of its name and options, `bare` with its own ones only."""
     families: dict[Callable[..., Any], list[Part]] = {}
     for name in registry.names(kind):
         if part := registry.get(kind, name):
             families.setdefault(part.function, []).append(part)
-    bare: list[Schema] = []
+    alone: list[Schema] = []
     full: list[Schema] = []
     for parts in families.values():
-        options = _tidy(copy.deepcopy(parts[0].options.model_json_schema()))
+        model = parts[0].bare_options if bare else parts[0].options
+        options = _tidy(copy.deepcopy(model.model_json_schema()))
         names = _names(parts)
         required = options.get("required", [])
         if not required:
-            bare.append(names)
+            alone.append(names)
         full.append(
             {
                 "type": "object",
@@ -82,7 +86,7 @@ def _part(registry: Registry, kind: str) -> Schema:
                 "additionalProperties": False,
             }
         )
-    return {"description": KINDS[kind].summary, "anyOf": [*_joined(bare), *full]}
+    return {"description": KINDS[kind].summary, "anyOf": [*_joined(alone), *full]}
 
 
 def _names(parts: list[Part]) -> Schema:

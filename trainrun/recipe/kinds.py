@@ -2,16 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import core_schema
 
 
 class Options(BaseModel):
     """A closed, frozen set of options: an unknown one is a mistake, no value is coerced into another type, no number is NaN or infinite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False, protected_namespaces=())
+
+
+@dataclass(frozen=True)
+class PartNode:
+    """A part as a resolved recipe names it: kind, name and every option with its value."""
+
+    kind: str
+    name: str
+    options: Mapping[str, Any]
+
+    def __getattr__(self, option: str) -> Any:
+        try:
+            return self.__dict__["options"][option]
+        except KeyError:
+            raise AttributeError(option) from None
+
+
+@dataclass(frozen=True)
+class PartOf:
+    """Marks a field that names a part of `kind`; the loader turns what the person wrote into a PartNode first.
+
+    A `bare` one takes the part's own options without those that all of its kind take. A field that may be None says so in its type.
+    """
+
+    kind: str
+    bare: bool = False
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        schema = core_schema.is_instance_schema(PartNode)
+        return core_schema.nullable_schema(schema) if type(None) in get_args(source) else schema
+
+    def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        named = {"x-part": self.kind, **({"x-bare": True} if self.bare else {})}  # jsonschema.py puts the parts in its place
+        return {"anyOf": [named, {"type": "null"}]} if schema["type"] == "nullable" else named
 
 
 class DataOptions(Options):
@@ -67,6 +103,36 @@ class OptimizerOptions(Options):
     ] = None
 
 
+Filling = Annotated[PartNode | None, PartOf("initializer", bare=True)]
+
+
+class InitializerRule(Options):
+    """A rule over parameter names; where several match, the last one that speaks of a parameter has the say on it."""
+
+    match: Annotated[str, Field(min_length=1, max_length=200, description="Parameter names, as a glob: fc.* or *.bias.")]
+    weights: Annotated[Filling, Field(description="How the weights that match are drawn.")] = None
+    biases: Annotated[Filling, Field(description="How the biases that match are drawn.")] = None
+
+
+_RULES = "a list of mappings with match (a glob over parameter names), weights and biases (names of initializers)"
+
+
+class InitializerOptions(Options):
+    """What every initializer takes besides its own options: how biases are drawn, what is drawn otherwise, and which branches begin silent."""
+
+    biases: Annotated[
+        Filling,
+        Field(description="How biases are drawn; null is zeros, or as the network drew them under default and whitening."),
+    ] = None
+    rules: Annotated[
+        list[InitializerRule],
+        Field(description="Parameters that are drawn otherwise; later ones win.", json_schema_extra={"errorMessage": _RULES}),
+    ] = []
+    zero_init_residual: Annotated[
+        bool, Field(description="Begin with each residual branch at zero: the weight that closes it, of a norm if one does, is zero.")
+    ] = False
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of part: what it is, in one line, and the options all its parts share."""
@@ -78,7 +144,7 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "data": Kind("where the pictures and labels come from", DataOptions),
     "model": Kind("the network"),
-    "initializer": Kind("how weights are drawn before the first step"),
+    "initializer": Kind("how weights are drawn before the first step", InitializerOptions),
     "optimizer": Kind("how a gradient becomes an update", OptimizerOptions),
     "warmup": Kind("how the learning rate rises at the start"),
     "decay": Kind("how the learning rate falls afterwards"),

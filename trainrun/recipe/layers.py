@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
 from trainrun.errors import Mistake
-from trainrun.recipe.kinds import Options
-from trainrun.recipe.schema import PartOf, Recipe
+from trainrun.recipe.kinds import Options, PartOf
+from trainrun.recipe.schema import Recipe
 from trainrun.recipe.yaml import Document, Keys, dotted
 
 
@@ -117,9 +117,27 @@ def _part_kind(metadata: list[Any]) -> str | None:
     return next((m.kind for m in metadata if isinstance(m, PartOf)), None)
 
 
-def parts_within(options: type[BaseModel]) -> dict[str, str]:
-    """The options of a part that name a part themselves, with the kind of each."""
-    return {name: kind for name, field in options.model_fields.items() if (kind := _part_kind(field.metadata))}
+@dataclass(frozen=True)
+class Inner:
+    """A part that an option of another part names: its kind, whether it takes its own options only, and its name where nothing is written."""
+
+    kind: str
+    bare: bool
+    default: str | None
+
+
+ANY = "*"  # stands for any entry of a list
+
+
+def parts_within(options: type[BaseModel]) -> dict[Keys, Inner]:
+    """The parts that a part's options name, by their paths below it."""
+    found: dict[Keys, Inner] = {}
+    for name, about in options.model_fields.items():
+        if of := next((m for m in about.metadata if isinstance(m, PartOf)), None):
+            found[(name,)] = Inner(of.kind, of.bare, about.default)
+        elif get_origin(about.annotation) is list and (entry := _group(get_args(about.annotation)[0])):
+            found |= {(name, ANY, *path): inner for path, inner in parts_within(entry).items()}
+    return found
 
 
 def _group(annotation: Any) -> type[Options] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import ValidationError
@@ -9,7 +10,7 @@ from pydantic import ValidationError
 from trainrun.errors import Mistake
 from trainrun.recipe import words
 from trainrun.recipe.explain import mistakes_of, unknown_option
-from trainrun.recipe.layers import PART_LISTS, PARTS, Layer, default_part, parts_within
+from trainrun.recipe.layers import ANY, PART_LISTS, PARTS, Inner, Layer, default_part, parts_within
 from trainrun.recipe.registry import PartNode, Registry
 from trainrun.recipe.yaml import Keys
 
@@ -33,7 +34,7 @@ def resolve_parts(layer: Layer, registry: Registry, mistakes: list[Mistake], com
     return data
 
 
-def _node(layer: Layer, registry: Registry, kind: str, raw: Any, at: Keys, mistakes: list[Mistake], complete: bool) -> PartNode:
+def _node(layer: Layer, registry: Registry, kind: str, raw: Any, at: Keys, mistakes: list[Mistake], complete: bool, bare: bool = False) -> PartNode:
     stand_in = PartNode(kind, "", {})
     expected = f"expected the name of a part (trainrun list {kind})"
     options = {k: v for k, v in raw.items() if k != "name"} if isinstance(raw, dict) else {}
@@ -49,12 +50,32 @@ def _node(layer: Layer, registry: Registry, kind: str, raw: Any, at: Keys, mista
             near = registry.nearest(kind, name) if isinstance(name, str) else "none" if registry.get(kind, "none") and not raw else None
             mistakes.append(layer.at_value(here, f"found {words.found(name)}; {expected}", None if near and "*" in near else near))
         return stand_in
-    for option, inner in parts_within(part.options).items():
-        written = options.get(option, part.options.model_fields[option].default)
-        options[option] = _node(layer, registry, inner, written, (*at, option), mistakes, complete)
+    model = part.bare_options if bare else part.options
+    for path, inner in parts_within(model).items():
+
+        def make(raw: Any, at: Keys, inner: Inner = inner) -> PartNode | None:
+            if raw is None and inner.default is None:
+                return None
+            if isinstance(raw, str) and at in layer.values:
+                layer.values.setdefault((*at, "name"), layer.values[at])
+            return _node(layer, registry, inner.kind, raw, at, mistakes, complete, inner.bare)
+
+        options = _replaced(options, path, at, inner.default, make)
     try:
-        valid = part.options.model_validate(options)
+        valid = model.model_validate(options)
     except ValidationError as error:
-        mistakes += mistakes_of(error, part.options, options, at, layer, lambda key: unknown_option(layer, registry, part, key, len(at)))
+        mistakes += mistakes_of(error, model, options, at, layer, lambda key: unknown_option(layer, registry, part, key, len(at), bare))
         return stand_in
     return PartNode(kind, part.name, {option: getattr(valid, option) for option in type(valid).model_fields})
+
+
+def _replaced(value: Any, path: Keys, at: Keys, default: str | None, make: Callable[[Any, Keys], Any]) -> Any:
+    """A copy of `value`, which stands at `at`, with what is at `path` below it made anew; what has another shape stays for validation to refuse."""
+    if not path:
+        return make(value, at)
+    key, rest = path[0], path[1:]
+    if key == ANY:
+        return [_replaced(v, rest, (*at, n), default, make) for n, v in enumerate(value)] if isinstance(value, list) else value
+    if not isinstance(value, dict) or (key not in value and (rest or default is None)):
+        return value
+    return {**value, key: _replaced(value.get(key, default), rest, (*at, key), default, make)}

@@ -10,7 +10,7 @@ from trainrun.errors import Mistake
 from trainrun.recipe import words, yaml
 from trainrun.recipe.explain import known_paths, near_path
 from trainrun.recipe.kinds import KINDS
-from trainrun.recipe.layers import GROUPS, Layer, Source, default_part, part_kind, parts_within, spread
+from trainrun.recipe.layers import ANY, GROUPS, Inner, Layer, Source, default_part, part_kind, parts_within, spread
 from trainrun.recipe.registry import Registry
 from trainrun.recipe.schema import Recipe
 from trainrun.recipe.yaml import Keys, dotted
@@ -68,8 +68,10 @@ def _write(layer: Layer, holder: Any, at: Keys, keys: list[str], value: Any, sou
         return source.mistake(dotted((*at, *keys)), _no_entry(holder, keys[0]))
     here = (*at, step)
     if len(keys) == 1:
-        if step == "name" and (kind := part_kind(at)) and holder.get("name") != value:
-            for option in [o for o in holder if o not in KINDS[kind].common.model_fields]:
+        kind, inner = part_kind(at), _inner(layer, at, registry)
+        if step == "name" and (kind or inner) and holder.get("name") != value:
+            kept = KINDS[kind].common.model_fields if kind else {}
+            for option in [o for o in holder if o not in kept]:
                 layer.forget((*at, option))
                 del holder[option]
         places = dict.fromkeys(spread(here, value), source)
@@ -77,7 +79,7 @@ def _write(layer: Layer, holder: Any, at: Keys, keys: list[str], value: Any, sou
         return None
     written = isinstance(step, int) or step in holder
     child = _child(holder, step) if written else None
-    opened = _opened(layer, here, child, written, _inner(registry, at, holder, step))
+    opened = _opened(layer, here, child, written, _inner(layer, here, registry))
     if opened is None:
         message = f"{dotted(here)} is {words.found(child)}, a single value with nothing inside"
         return source.mistake(dotted((*at, *keys)), message)
@@ -87,12 +89,17 @@ def _write(layer: Layer, holder: Any, at: Keys, keys: list[str], value: Any, sou
     return _write(layer, opened, here, keys[1:], value, source, registry)
 
 
-def _inner(registry: Registry, at: Keys, holder: Any, option: str | int) -> str | None:
-    """The part that stands in an option of the part `holder` where nothing is written; None where the option takes no part."""
-    kind = part_kind(at)
-    part = registry.get(kind, str(holder.get("name"))) if kind and isinstance(holder, dict) else None
-    takes_part = part is not None and option in parts_within(part.options)
-    return str(part.options.model_fields[str(option)].default) if part and takes_part else None
+def _inner(layer: Layer, at: Keys, registry: Registry) -> Inner | None:
+    """The part that can stand at a path inside another part; None where no part can."""
+    outer = next((at[:n] for n in range(1, len(at)) if part_kind(at[:n])), None)
+    if outer is None:
+        return None
+    holder: Any = layer.data
+    for key in outer:
+        holder = holder[key]
+    part = registry.get(str(part_kind(outer)), str(holder.get("name"))) if isinstance(holder, dict) else None
+    path = tuple(ANY if isinstance(key, int) else key for key in at[len(outer) :])
+    return parts_within(part.options).get(path) if part else None
 
 
 def _step(holder: Any, key: str) -> str | int | None:
@@ -112,10 +119,10 @@ def _no_entry(holder: list[Any], key: str) -> str:
     return f"no entry {key}; the list has {has}"
 
 
-def _opened(layer: Layer, at: Keys, child: Any, written: bool, inner: str | None) -> dict[str, Any] | list[Any] | None:
+def _opened(layer: Layer, at: Keys, child: Any, written: bool, inner: Inner | None) -> dict[str, Any] | list[Any] | None:
     """The mapping or list to enter at a path; a bare part name becomes a mapping, what is absent an empty one.
 
-    inner: the default where a part stands in another one's option.
+    inner: what can stand there, where it is an option of another part.
     """
     if isinstance(child, (dict, list)):
         return child
@@ -125,5 +132,5 @@ def _opened(layer: Layer, at: Keys, child: Any, written: bool, inner: str | None
         return {"name": child}
     if child is not None:
         return None
-    default = None if written else default_part(at) if part_kind(at) else inner
+    default = None if written else default_part(at) if part_kind(at) else inner and inner.default
     return {"name": default} if default else {}

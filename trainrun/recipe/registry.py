@@ -22,7 +22,7 @@ from typing import Any
 
 from pydantic import BaseModel, create_model
 
-from trainrun.recipe.kinds import KINDS, Options
+from trainrun.recipe.kinds import KINDS, Options, PartNode
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,14 @@ class Part:
     @functools.cached_property
     def options(self) -> type[BaseModel]:
         """The model that validates this part's options: the function's keyword-only parameters and its kind's common ones."""
+        return self._model(KINDS[self.kind].common)
+
+    @functools.cached_property
+    def bare_options(self) -> type[BaseModel]:
+        """The model of its own options alone, for where the part stands inside another of its kind."""
+        return self._model(Options)
+
+    def _model(self, base: type[Options]) -> type[BaseModel]:
         fields: dict[str, Any] = {}
         for parameter in inspect.signature(self.function).parameters.values():
             if parameter.kind is parameter.KEYWORD_ONLY:
@@ -60,7 +68,7 @@ class Part:
                     annotation = eval(annotation, vars(sys.modules[self.function.__module__]))  # the part's own source, never a recipe's
                 default = ... if parameter.default is parameter.empty else parameter.default
                 fields[parameter.name.rstrip("_")] = (annotation, default)
-        return create_model(f"{self.kind}_{self.name}", __base__=KINDS[self.kind].common, **fields)
+        return create_model(f"{self.kind}_{self.name}", __base__=base, **fields)
 
     @functools.cached_property
     def own_options(self) -> list[str]:
@@ -73,21 +81,6 @@ class Part:
         names = [p.name for p in inspect.signature(self.function).parameters.values() if p.kind is p.KEYWORD_ONLY]
         bound = {name: options[name.rstrip("_")] for name in names}
         return functools.partial(self.function, *([self.name] if self.family else []), **bound)
-
-
-@dataclass(frozen=True)
-class PartNode:
-    """A part as a resolved recipe names it: kind, name and every option with its value."""
-
-    kind: str
-    name: str
-    options: Mapping[str, Any]
-
-    def __getattr__(self, option: str) -> Any:
-        try:
-            return self.__dict__["options"][option]
-        except KeyError:
-            raise AttributeError(option) from None
 
 
 class Registry:

@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
-from pydantic_core import core_schema
+from pydantic import Field
 
 from trainrun.recipe.durations import Epochs, Interval, Span, Steps
-from trainrun.recipe.kinds import Options
-from trainrun.recipe.registry import PartNode
-
-
-@dataclass(frozen=True)
-class PartOf:
-    """Marks a field that names a part of `kind`; the loader turns what the person wrote into a PartNode first."""
-
-    kind: str
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        return core_schema.is_instance_schema(PartNode)
-
-    def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"x-part": self.kind}  # jsonschema.py puts the parts in its place
-
+from trainrun.recipe.kinds import Options, PartNode, PartOf
 
 Data = Annotated[PartNode, PartOf("data")]
 Model = Annotated[PartNode, PartOf("model")]

@@ -14,6 +14,7 @@ from trainrun.recipe.layers import Source, default_part, part_kind
 from trainrun.recipe.registry import PartNode, Registry
 from trainrun.recipe.schema import Recipe
 from trainrun.recipe.sense_augment import AUGMENT_CHECKS
+from trainrun.recipe.sense_initializer import INITIALIZER_CHECKS
 from trainrun.recipe.sense_optimizer import OPTIMIZER_CHECKS
 from trainrun.recipe.yaml import Keys
 
@@ -172,12 +173,6 @@ def early_stopping_can_stop(sense: Sense) -> Iterator[Fault]:
             yield "early_stopping.patience", f"{stopping.patience} evaluations never pass in {epochs} with one each {every}", None
 
 
-def initializer_draws_weights(sense: Sense) -> Iterator[Fault]:
-    initializer, model = sense.recipe.initializer, sense.recipe.model
-    if initializer.name != "default" and model.options.get("weights") is not None:
-        yield "initializer", f"{initializer.name} would overwrite model.weights: {model.options['weights']}; write one of the two", None
-
-
 def multistep_has_one_rule(sense: Sense) -> Iterator[Fault]:
     decay = sense.recipe.schedule.decay
     if decay.options.get("values") is not None and sense.wrote("schedule", "decay", "gamma"):
@@ -263,12 +258,6 @@ def augmentations_act(sense: Sense) -> Iterator[Fault]:
             yield f"augment.{n}", "has no effect beside horizontal_flip, which mirrors at random; write one of the two", None
 
 
-def slope_is_used(sense: Sense) -> Iterator[Fault]:
-    nonlinearity = sense.recipe.initializer.options.get("nonlinearity", "leaky_relu")
-    if nonlinearity != "leaky_relu" and sense.wrote("initializer", "slope"):
-        yield "initializer.slope", f"has no effect with nonlinearity: {nonlinearity}", None
-
-
 def _fact(sense: Sense, node: PartNode, name: str) -> Any:
     """What a part says of itself, or None."""
     part = sense.registry.get(node.kind, node.name)
@@ -334,7 +323,6 @@ CHECKS: tuple[Check, ...] = (
     early_stopping_has_validation,
     evaluation_has_validation,
     early_stopping_can_stop,
-    initializer_draws_weights,
     multistep_has_one_rule,
     multistep_values_match,
     milestones_rise,
@@ -346,7 +334,6 @@ CHECKS: tuple[Check, ...] = (
     ranges_rise,
     crops_fit,
     augmentations_act,
-    slope_is_used,
     last_batch_has_statistics,
     subset_has_a_size,
     subset_is_smaller,
@@ -355,4 +342,5 @@ CHECKS: tuple[Check, ...] = (
     plugins_once,
     *AUGMENT_CHECKS,
     *OPTIMIZER_CHECKS,
+    *INITIALIZER_CHECKS,
 )

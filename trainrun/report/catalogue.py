@@ -44,8 +44,8 @@ def _option(schema: dict[str, Any], required: bool) -> dict[str, Any]:
         found |= {name: branch[name] for name in _RANGES if name in branch}
     if words := next((b["errorMessage"] for b in [schema, *branches] if "errorMessage" in b), None):
         found["expected"] = words
-    if "x-part" in schema:
-        found |= {"type": "string or object", "expected": f"a part (trainrun list {schema['x-part']}), with its options"}
+    if kind := next((b["x-part"] for b in [schema, *branches] if "x-part" in b), None):
+        found |= {"type": "string or object", "expected": f"a part (trainrun list {kind}), with its options"}
     return {**found, "description": schema.get("description", "")}
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import plotille
 
 from trainrun.engine.run import open_data, settle
+from trainrun.engine.sampling import make_sampler
 from trainrun.engine.state import Plan
 from trainrun.errors import UserError
 from trainrun.parts.schedules import make_schedule
@@ -108,7 +109,7 @@ def curve(title: str, recipe: Recipe, world: World, parts: Registry = registry) 
     """The rates that a run of the recipe gives its optimizer, from the step 0 to where it stops."""
     data = open_data(recipe.data, parts)
     recipe, _ = settle(recipe, world, data.train.shape, parts)
-    plan = Plan.of(recipe, len(data.train))
+    plan = Plan.of(recipe, len(make_sampler(recipe, data, parts)))
     schedule = make_schedule(recipe.schedule, plan.total, plan.steps_per_epoch, parts, recipe.seed)
     notes = list(_notes(recipe, plan, parts))
     return Curve(title, recipe.name, [schedule(step) for step in range(plan.stop)], plan.steps_per_epoch, notes)

@@ -46,7 +46,8 @@ def resnet_cifar(
 
     A 3x3 convolution, then three stages of n blocks with 16, 32 and 64 channels, the second and third starting with stride 2,
     the mean over the map and a linear layer: 6n+2 layers with weights. Convolutions are drawn from N(0, 2 / fan_out).
-    Any number of channels and any picture size; logits are [B, classes].
+    Any number of channels and any picture size; logits are [B, classes]. With initializer.zero_init_residual and shortcut A the two blocks
+    that widen keep their branch, which is all that the channels of zeros have.
     0.27 M, 0.46 M, 0.66 M, 0.85 M and 1.7 M parameters at depths 20, 32, 44, 56 and 110 with shortcut A.
 
     Suggested: sgd {momentum: 0.9, weight_decay: 1e-4}, lr 0.1 at batch 128, multistep after 32k and 48k of 64k steps.

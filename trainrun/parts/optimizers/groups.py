@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from trainrun.errors import UserError
+from trainrun.recipe.globs import matching
 from trainrun.recipe.kinds import ParameterGroup, WeightDecaySchedule
-from trainrun.recipe.registry import PartNode, Registry, nearest, registry
+from trainrun.recipe.registry import PartNode, Registry, registry
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -69,19 +69,6 @@ def restorable(optimizer: Optimizer) -> Optimizer:
 
     optimizer.register_load_state_dict_post_hook(adopt)
     return optimizer
-
-
-def matching(pattern: str, names: Iterable[str], path: str) -> list[str]:
-    """The parameter names that a glob matches; UserError, with the nearest name, where there are none."""
-    listed = list(names)
-    found = [name for name in listed if fnmatchcase(name, pattern)]
-    if not found:
-        inside = {name[:n] + ".*": None for name in listed for n, letter in enumerate(name) if letter == "."}
-        near = nearest(pattern, [*listed, *inside])
-        shown = ", ".join(listed[:4]) + (f" and {len(listed) - 4} more" if len(listed) > 4 else "")
-        hint = f"; did you mean {near}?" if near else ""
-        raise UserError(f"{path}: {pattern!r} matches no parameter that learns; there are {shown}{hint}")
-    return found
 
 
 def make_optimizer(node: PartNode, model: nn.Module, lr: float, parts: Registry = registry) -> Optimizer:

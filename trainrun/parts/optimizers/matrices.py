@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from trainrun.errors import UserError
-from trainrun.parts.optimizers.groups import Decay, learning, matching, restorable
+from trainrun.parts.optimizers.groups import Decay, learning, restorable
+from trainrun.recipe.globs import matching
+from trainrun.recipe.kinds import PartOf
 from trainrun.recipe.registry import PartNode, part, registry
-from trainrun.recipe.schema import PartOf
 
 if TYPE_CHECKING:
     from torch import nn

@@ -20,6 +20,8 @@ class Block(nn.Module):
         self.stride = stride
         self.extra = channels - channels_in
         self.shortcut: nn.Module | None = None
+        # The layer at whose zero weight the branch is silent. Padded channels have nothing but the branch: at zero the relu would keep them so.
+        self.closing = None if shortcut == "A" and self.extra else "norm2"
         if shortcut == "B" and self.extra:
             self.shortcut = nn.Sequential(nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
 

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 class Block(nn.Module):
     """norm, relu, conv, norm, relu, dropout, conv; where the width or the stride changes, a 1x1 convolution of the activated input."""
 
+    closing = "conv2"  # the layer at whose zero weight the branch is silent; behind norm2 and its relu no gradient would wake a zero
+
     def __init__(self, channels_in: int, channels: int, stride: int, dropout: float) -> None:
         super().__init__()
         self.norm1 = nn.BatchNorm2d(channels_in)
