@@ -3,7 +3,8 @@
 torch's Adafactor is left out: it reads two norms from the device for each parameter and step, for which the loop would wait.
 """
 
-# isort: off  # in the order of `trainrun list`
+# In the order of `trainrun list`.
+# isort: off
 from trainrun.parts.optimizers.classic import sgd, rmsprop, adagrad
 from trainrun.parts.optimizers.adaptive import adam, adamw, nadam, radam
 from trainrun.parts.optimizers.matrices import muon
