@@ -3,14 +3,14 @@
 torch's Adafactor is left out: it reads two norms from the device for each parameter and step, for which the loop would wait.
 """
 
-# isort: off  # in the order of `trainrun list`
+# In the order of `trainrun list`.
+# isort: off
+from trainrun.parts.optimizers.classic import sgd, rmsprop, adagrad
 from trainrun.parts.optimizers.adaptive import adam, adamw, nadam, radam
-from trainrun.parts.optimizers.classic import adagrad, rmsprop, sgd
+from trainrun.parts.optimizers.matrices import muon
 from trainrun.parts.optimizers.free import schedule_free_adamw, schedule_free_sgd
 from trainrun.parts.optimizers.from_timm import lamb, lion
 from trainrun.parts.optimizers.groups import make_optimizer, summary, weight_decay_factor, write_rates
-from trainrun.parts.optimizers.matrices import muon
-
 # isort: on
 
 __all__ = [
