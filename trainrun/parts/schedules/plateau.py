@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Annotated, Literal
 
@@ -32,16 +33,19 @@ def plateau(
     training, Simonyan & Zisserman 2015, section 3.1.
     """
     sign = 1 if monitor == "val_accuracy" else -1
-    best, waited, cooling, reductions = -math.inf, 0, 0, 0
-    for evaluation in progress.evaluations:
-        if evaluation["step"] <= progress.warmup:
-            continue
-        gained = sign * evaluation[monitor] > best + min_delta
-        if gained:
-            best = sign * evaluation[monitor]
+    heights = tuple([sign * seen[monitor] for seen in progress.evaluations if seen["step"] > progress.warmup])
+    return max(factor ** _reductions(heights, patience, min_delta, cooldown), min(min_lr / progress.lr, 1.0))
+
+
+@functools.lru_cache(maxsize=4)  # asked for at every step, and the same until the next evaluation
+def _reductions(heights: tuple[float, ...], patience: int, min_delta: float, cooldown: int) -> int:
+    best, waited, cooling, made = -math.inf, 0, 0, 0
+    for height in heights:
+        gained = height > best + min_delta
+        best = height if gained else best
         waited = 0 if gained or cooling else waited + 1
         cooling = max(cooling - 1, 0)
         if waited >= patience:
-            reductions += 1
+            made += 1
             waited, cooling = 0, cooldown
-    return max(factor**reductions, min(min_lr / progress.lr, 1.0))
+    return made
