@@ -17,6 +17,7 @@ from trainrun.engine.signals import Signals
 from trainrun.engine.use import evaluate_run, predict
 from trainrun.errors import UserError
 from trainrun.recipe.batches import pieces, without_single
+from trainrun.recipe.registry import registry
 from trainrun.world import World
 
 DATA = {"name": "synthetic", "shape": [1, 6, 6], "classes": 4, "size": 58, "validation": 0.17, "imbalance": 6}
@@ -194,3 +195,19 @@ def test_the_data_set_decides_which_names_have_weights(tmp_path: Path) -> None:
     data = open_data(recipe.data)
     with pytest.raises(UserError, match="no class 'class 9'"):
         build(settle(recipe, CPU)[0], CPU, data, Signals())
+
+
+@pytest.mark.parametrize(
+    "data", [{"name": "digits"}, {"name": "synthetic", "size": 33, "validation": 0.29}, {"name": "photos10", "size": 77, "validation_size": 0}], ids=str
+)
+def test_what_data_says_of_its_length_is_so(tmp_path: Path, data: dict[str, Any]) -> None:
+    node = written(tmp_path, {"data": data}).recipe.data
+    part = registry.get("data", node.name)
+    assert part and part.facts["pictures"](node.options) == len(open_data(node).train)
+
+
+@pytest.mark.parametrize("model", [BATCH_NORM, {**BATCH_NORM, "norm": "none"}, {**BATCH_NORM, "norm": "group"}, "resnet_cifar", {"name": "wide_resnet", "depth": 10, "width": 1}], ids=str)  # fmt: skip
+def test_what_a_model_says_of_its_norms_is_so(tmp_path: Path, model: Any) -> None:
+    run, _ = made(tmp_path, model=model)
+    part = registry.get("model", run.recipe.model.name)
+    assert part and part.facts["batch_norm"](run.recipe.model.options) == any(isinstance(m, torch.nn.BatchNorm2d) for m in run.model.modules())
