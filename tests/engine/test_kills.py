@@ -191,10 +191,10 @@ def drawing_on(mark: Path, last: int | None) -> None:
     """In a child that dies within step `last`, a planted fault: the order of samples comes from a generator that lives on."""
     import torch
 
-    from trainrun.engine import run
+    from trainrun.parts import samplers
 
     generator = torch.Generator().manual_seed(0)
-    run.order = lambda _seed, _epoch, count: torch.randperm(count, generator=generator)  # type: ignore[assignment]  # the fault
+    samplers.order = lambda _seed, _epoch, count: torch.randperm(count, generator=generator)  # type: ignore[assignment]  # the fault
     at_steps(mark, {last: die} if last else {})
 
 
