@@ -10,7 +10,7 @@ import trainrun.parts  # noqa: F401  # registers the built-in parts
 from trainrun.errors import Mistake, RecipeError
 from trainrun.recipe.load import load
 
-BAD = Path(__file__).parent / "bad"
+BAD = Path(__file__).parents[1] / "recipes" / "bad"
 FILES = sorted(BAD.glob("*.yaml"))
 
 

@@ -18,7 +18,7 @@ from trainrun.recipe.jsonschema import json_schema
 from trainrun.recipe.load import load
 
 MAIN = "data: digits\nmodel: tiny_convnet\nepochs: 2\nschedule: {lr: 0.1}\n"
-BAD = Path(__file__).parent / "bad"
+BAD = Path(__file__).parents[1] / "recipes" / "bad"
 # What only we can see: faults of the text itself, meaning across fields, and depths by formula.
 BEYOND = (
     "yaml_",
