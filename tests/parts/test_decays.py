@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import warnings
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from rates import torch_lrs
 from scipy import stats
 from torch.optim import lr_scheduler
 
@@ -37,19 +37,6 @@ def made(name: str, total: int = 100, warmup: PartNode | None = None, seed: int 
 
 def gradual(steps: int) -> PartNode:
     return node("warmup", "gradual", **{"for": f"{steps}st"})
-
-
-def torch_lrs(steps: int, make: Callable[[Any], Any], lr: float = LR) -> list[float]:
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        theirs = make(optimizer)
-        lrs = []
-        for _ in range(steps):
-            lrs.append(optimizer.param_groups[0]["lr"])
-            optimizer.step()
-            theirs.step()
-    return lrs
 
 
 def x(t: int, span: int) -> Any:
@@ -164,7 +151,7 @@ def test_the_noise_is_a_function_of_seed_and_step() -> None:
 
 def test_torchs_schedulers() -> None:
     def check(schedule: Schedule, make: Callable[[Any], Any], lr: float = LR, steps: int = 100) -> None:
-        assert [schedule(t) for t in range(steps)] == pytest.approx(torch_lrs(steps, make, lr), rel=1e-9, abs=1e-15)
+        assert [schedule(t) for t in range(steps)] == pytest.approx(torch_lrs(lr, steps, make), rel=1e-9, abs=1e-15)
 
     check(made("step", every="3ep", gamma=0.3), lambda o: lr_scheduler.StepLR(o, 30, 0.3))
     check(made("step", every="25%"), lambda o: lr_scheduler.StepLR(o, 25, 0.1))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any
 
 import pytest
-import torch
 from pydantic import ValidationError
+from rates import torch_lrs
 from torch.optim import lr_scheduler
 
 from trainrun.errors import UserError
@@ -28,19 +27,6 @@ def schedule(warmup: PartNode, decay: PartNode, lr: float = 0.4, total: int = 10
 
 NONE = node("warmup", "none")
 CONSTANT = node("decay", "constant")
-
-
-def torch_lrs(lr: float, steps: int, make: Any) -> list[float]:
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        theirs = make(optimizer)
-        lrs = []
-        for _ in range(steps):
-            lrs.append(optimizer.param_groups[0]["lr"])
-            optimizer.step()
-            theirs.step()
-    return lrs
 
 
 @pytest.mark.parametrize(
