@@ -291,14 +291,13 @@ def eval_(
     """Evaluate a run's weights on its validation pictures."""
     import trainrun.parts  # noqa: F401 - fills the registry
     from trainrun.engine.use import evaluate_run
-    from trainrun.report.console import clean
+    from trainrun.report.console import clean, told
 
     found = evaluate_run(run, [*(overrides or []), *(set_ or [])], allow_plugins=allow_plugins, checkpoint=_which(checkpoint))
     if as_json:
         _print_json(found)
     else:
-        figures = f"val loss {found['val_loss']:.4f}, val accuracy {found['val_accuracy']:.2%}"
-        print(clean(f"{run}, step {found['step']:,}: {figures} on {found['samples']:,} pictures", keep=""))
+        print(clean(f"{run}, step {found['step']:,}: {told(found)} on {found['samples']:,} pictures", keep=""))
         seen = sorted((of["accuracy"], name, of["samples"]) for name, of in found["classes"].items() if of["samples"])
         print(clean("worst classes: " + ", ".join(f"{name} {share:.2%} of {count:,}" for share, name, count in seen[:3]), keep=""))
     _next("predict", run, "IMAGE", *_allowed(allow_plugins))

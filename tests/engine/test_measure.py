@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -12,18 +13,19 @@ from torch import nn
 
 from trainrun.engine.measure import Record, Sums, culprits
 
+NAMES = ("loss", "accuracy")
 FINE = [torch.ones(2, 3), torch.zeros(1)]
 
 
 def filled(*rows: tuple[float, float, float]) -> Record:
-    record = Record(8, CPU)
+    record = Record(8, CPU, NAMES)
     for row in rows:
         record.write(torch.tensor(row, dtype=torch.float64), 10)
     return record
 
 
 def test_means_a_picture_over_steps_of_other_sizes() -> None:
-    record = Record(2, CPU)
+    record = Record(2, CPU, NAMES)
     for loss, correct, samples in [(30.0, 3, 10), (4.0, 2, 2)]:
         record.write(torch.tensor([loss, correct, 0.0], dtype=torch.float64), samples)
     assert record.full
@@ -34,13 +36,13 @@ def test_means_a_picture_over_steps_of_other_sizes() -> None:
     record.interval.clear()
     record.write(torch.tensor([1.0, 1, 0.0], dtype=torch.float64), 4)
     assert record.read(FINE) is None
-    assert record.interval == Sums(1.0, 1.0, 4)
-    assert record.period == Sums(35.0, 6.0, 16)
-    assert Sums().figures("train") == {}
+    assert record.interval == Sums({"loss": 1.0, "accuracy": 1.0}, 4)
+    assert record.period == Sums({"loss": 35.0, "accuracy": 6.0}, 16)
+    assert Sums.of(NAMES).figures("train") == {}
 
 
 def test_sums_go_on_where_they_were_saved() -> None:
-    record, again = filled((1.5, 1, 0), (0.1, 0, 0)), Record(8, CPU)
+    record, again = filled((1.5, 1, 0), (0.1, 0, 0)), Record(8, CPU, NAMES)
     record.read(FINE)
     again.load(record.state())
     assert (again.interval, again.period) == (record.interval, record.period)
@@ -69,7 +71,7 @@ def test_one_bad_number_in_the_state_is_found(value: float) -> None:
     bad = torch.ones(5, 5)
     bad[3, 4] = value
     assert filled((1, 1, 1)).read([*FINE, bad]) == ("weights or their moments", 0)
-    assert Record(1, CPU).read([bad]) is not None
+    assert Record(1, CPU, NAMES).read([bad]) is not None
 
 
 def net() -> nn.Sequential:
@@ -102,5 +104,5 @@ def test_the_first_layers_concerned(act: Callable[[nn.Module], None], pictures: 
             model.state_dict()[name].fill_(0.5)
         act(model)
     state = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
-    assert culprits(model, state, [torch.zeros(3, 2), pictures], contextlib.nullcontext()) == layers
+    assert culprits(model, state, [partial(model, x) for x in (torch.zeros(3, 2), pictures)], contextlib.nullcontext()) == layers
     assert not any(module._forward_hooks for module in model.modules())

@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from trainrun.engine.fit import fit, train_step
 from trainrun.engine.run import Run
+from trainrun.engine.tasks import Classification
 from trainrun.errors import NonFinite
 from trainrun.parts.losses import cross_entropy as loss_part
 
@@ -113,7 +114,7 @@ def infinite_gradient(losses: torch.Tensor, logits: torch.Tensor) -> torch.Tenso
 )
 def test_every_kind_is_found_at_the_next_log_line(tmp_path: Path, change: Any, fields: dict[str, Any], message: str) -> None:
     run, noted = made(tmp_path, **fields, epochs=5, log={"every": "5st"}, evaluate={"every": "10ep"}, batch_size=4)
-    run.loss = at_step(6, change)(run)
+    run.task = Classification(at_step(6, change)(run))
     with pytest.raises(NonFinite, match=message):
         fit(run)
     assert run.state.step == 10
@@ -145,7 +146,7 @@ def test_a_validation_loss_is_neither_best_nor_no_improvement(tmp_path: Path) ->
         losses = loss_part(logits, targets)
         return losses if torch.is_grad_enabled() or run.state.step < 8 else losses * math.nan
 
-    run.loss = loss
+    run.task = Classification(loss)
     with pytest.raises(NonFinite, match="the validation loss became NaN or infinite at step 8, with learning rate 0.1"):
         fit(run)
     assert run.state.best and run.state.best["step"] == 4
@@ -175,12 +176,12 @@ def test_in_fp16_a_gradient_that_no_loss_scale_helps_ends_the_run(tmp_path: Path
         return run
 
     run = scaled()
-    run.loss = at_step(3, infinite_gradient)(run)
+    run.task = Classification(at_step(3, infinite_gradient)(run))
     fit(run)
     assert run.scaler.get_scale() == 2.0**15
 
     run = scaled()
-    run.loss = lambda logits, targets: infinite_gradient(cross_entropy(logits, targets, reduction="none"), logits)
+    run.task = Classification(lambda logits, targets: infinite_gradient(cross_entropy(logits, targets, reduction="none"), logits))
     with pytest.raises(NonFinite, match="the gradient, at every loss scale, became NaN or infinite"):
         fit(run)
     assert 30 <= run.state.step <= 40

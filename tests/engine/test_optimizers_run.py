@@ -13,6 +13,7 @@ from small import equal, launched, lines, made, trained, weights
 
 from trainrun.engine.fit import fit, train_step
 from trainrun.engine.run import Run
+from trainrun.engine.tasks import Classification
 from trainrun.engine.use import evaluate_run
 from trainrun.errors import UserError
 from trainrun.parts.optimizers import summary
@@ -115,7 +116,7 @@ def test_a_scheduled_decay_is_a_bare_loop(tmp_path: Path) -> None:
     """Where the gradient is 0, plain SGD shrinks a weight by 1 - lr decay(t) at step t."""
     schedule = {"name": "linear", "end": 0.25}
     run, _ = made(tmp_path, optimizer={"name": "sgd", "momentum": 0, "weight_decay": 0.5, "weight_decay_schedule": schedule})
-    run.loss = lambda logits, labels: (logits * 0).sum(1)
+    run.task = Classification(lambda logits, labels: (logits * 0).sum(1))
     before = weights(run.model)
     fit(run)
     share = math.prod(1 - 0.1 * 0.5 * (1 - 0.75 * step / 8) for step in range(8))

@@ -177,7 +177,7 @@ def test_the_error_is_that_of_all_processes(tmp_path: Path) -> None:
         def sum(self, tensor: torch.Tensor) -> torch.Tensor:
             return 2 * tensor - torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64) * (tensor[:, 2:] == 0)
 
-    record = Record(10, Two(torch.device("cpu")), window=2)
+    record = Record(10, Two(torch.device("cpu")), ("loss", "accuracy"), window=2)
     for hits in (3.0, 5.0):
         assert not record.full
         record.write(torch.tensor([1.0, hits, 0.0], dtype=torch.float64), 10)

@@ -17,8 +17,10 @@ from typing import Any
 import pytest
 
 from trainrun.report import console
-from trainrun.report.console import COLUMNS, Console, clean, columns, duration, live_line, no_bars, on_terminal, progress_parts, row
+from trainrun.report.console import Console, clean, columns, duration, live_line, no_bars, on_terminal, progress_parts, row
 
+SHOWN = ("train loss", "train acc", "val loss", "val acc")
+ALL = ["epoch", "step", *SHOWN, "lr", "images/s", "time"]
 FIGURES = {
     "epoch": 3.0, "step": 69, "train_loss": 0.13441, "train_accuracy": 0.96671, "val_loss": 0.16111, "val_accuracy": 0.9493,
     "lr": 0.000466, "images_per_second": 2021.4, "seconds": 185.4,
@@ -98,7 +100,7 @@ def screen(data: str, width: int) -> list[str]:
 
 def tell_a_run(told: Console, clock: Time) -> None:
     """Three epochs of ten steps, four seconds a step."""
-    told.table(3)
+    told.table(3, SHOWN)
     for step in range(1, 31):
         clock.now += 4.0
         told.progress(step, 30, lambda: NOW)
@@ -171,7 +173,7 @@ def test_a_terminal_shows_the_table_and_nothing_is_left_of_the_live_line(
         assert part.rfind("\x1b[?25h") > part.rfind("\x1b[?25l")
     log = (tmp_path / "log.txt").read_text().splitlines()
     assert [line.split()[0] for line in log] == ["epoch", "step", "1/3", "step", "2/3", "step", "3/3"]
-    assert log[0].split("  ")[-1].strip() == "time" and all(name in log[0] for name in COLUMNS)
+    assert log[0].split("  ")[-1].strip() == "time" and all(name in log[0] for name in ALL)
 
 
 def test_no_color_leaves_no_color(terminal: Any, clock: Time, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +226,7 @@ def test_a_name_keeps_no_line_break_and_a_message_does() -> None:
 @pytest.mark.parametrize("width", [None, 200, 120, 100, 80, 60, 40])
 @pytest.mark.parametrize("figures", [FIGURES, {"epoch": 12.5, "step": 1_000_000, "lr": 1.2345e-10, "seconds": 359_999.0, "images_per_second": None}])
 def test_rows_stand_below_the_head(width: int | None, figures: dict[str, Any]) -> None:
-    chosen = columns(width)
+    chosen = columns(SHOWN, width)
     head, line = console.cells(chosen, chosen), row(figures, 300, chosen)
     assert len(line) == len(head) and (width is None or len(line + "  *") <= width)
     # Every column of the head ends where the row's value ends.
@@ -233,20 +235,20 @@ def test_rows_stand_below_the_head(width: int | None, figures: dict[str, Any]) -
 
 
 def test_a_row_says_the_figures() -> None:
-    words = re.split(r"  +", row(FIGURES, 30, list(COLUMNS)).strip())
+    words = re.split(r"  +", row(FIGURES, 30, ALL).strip())
     assert words == ["3/30", "69", "0.1344", "96.67%", "0.1611", "94.93%", "0.000466", "2,021", "3:05 min"]
     assert row({**FIGURES, "epoch": 0.7}, 500 / 93, ["epoch"]).strip() == "0.70/5.38"
 
 
 def test_narrow_terminals_lose_what_the_live_line_has() -> None:
-    assert columns(None) == columns(120) == list(COLUMNS)
-    assert set(COLUMNS) - set(columns(80)) == {"step", "images/s"}
+    assert columns(SHOWN, None) == columns(SHOWN, 120) == ALL
+    assert set(ALL) - set(columns(SHOWN, 80)) == {"step", "images/s"}
 
 
 def test_the_best_epochs_are_marked() -> None:
     stream = io.StringIO()
     told = Console(stream)
-    told.table(2)
+    told.table(2, SHOWN)
     told.epoch({**FIGURES, "epoch": 1.0}, best=True)
     told.epoch({**FIGURES, "epoch": 2.0}, best=False)
     assert [line.endswith("  *") for line in stream.getvalue().splitlines()] == [False, True, False]
@@ -312,7 +314,7 @@ def test_a_terminal_that_is_closed_does_not_end_the_run(clock: Time, tmp_path: P
     stream = os.fdopen(theirs, "w")
     told = Console(stream)
     told.log_to(tmp_path / "log.txt")
-    told.table(3)
+    told.table(3, SHOWN)
     os.close(ours)
     clock.now += 1
     told.progress(1, 30, lambda: NOW)

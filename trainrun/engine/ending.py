@@ -19,7 +19,7 @@ from trainrun.engine.teller import Teller
 from trainrun.errors import NonFinite, OutOfMemory, Stopped, TrainrunError, UserError
 from trainrun.recipe.schema import Recipe
 from trainrun.report.command import command
-from trainrun.report.console import Console, duration
+from trainrun.report.console import Console, duration, told
 from trainrun.world import LOST, lost
 
 _DONE = {
@@ -172,14 +172,14 @@ def _best_weights(run: Run, console: Console) -> Tensors | None:
 
 def _summary(run: Run, where: Path, result: dict[str, Any], console: Console) -> None:
     if best := result["best"]:
-        console.say(f"  best        epoch {best['epoch']:g}: val loss {best['val_loss']:.4f}, val accuracy {best['val_accuracy']:.2%}")
+        console.say(f"  best        epoch {best['epoch']:g}: {told(best)}")
     if result["checkpoint"]:
         console.say(f"  weights     {where / result['checkpoint'] / 'model.safetensors'}")
     console.say(f"  figures     {where / 'metrics.jsonl'}")
     rate = f", {result['images_per_second']:,.0f} images/s" if result["images_per_second"] else ""
-    told = f"{_DONE[result['stop']]}, {result['steps']:,} steps in {duration(result['seconds'])}{rate}"
+    how = f"{_DONE[result['stop']]}, {result['steps']:,} steps in {duration(result['seconds'])}{rate}"
     following = command("eval", where) if run.validation else command("predict", where, "IMAGE")
-    console.say(f"done: {told}; next: {following}", "bold")
+    console.say(f"done: {how}; next: {following}", "bold")
 
 
 def finished(where: Path, console: Console) -> dict[str, Any]:

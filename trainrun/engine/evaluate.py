@@ -9,7 +9,7 @@ import torch
 
 from trainrun.engine.feed import Feed
 from trainrun.engine.inputs import Inputs
-from trainrun.engine.measure import Sums
+from trainrun.engine.tasks import Task
 from trainrun.world import World
 
 
@@ -18,17 +18,17 @@ def evaluate(
     model: torch.nn.Module,
     feed: Feed,
     inputs: Inputs,
-    loss: Callable[..., torch.Tensor],
+    task: Task,
     world: World,
     batch_size: int,
     precision: str,
     check: Callable[[], None],
 ) -> dict[str, float]:
-    """`val_loss` in nats and `val_accuracy` in 0..1; `check` is called before each batch and may raise."""
+    """The task's validation figures; `check` is called before each batch and may raise."""
     everyone = torch.arange(len(feed))
     batches = world.share(everyone).split(batch_size)
     arriving = feed(batches, 0, [len(b) for b in batches])
-    totals = torch.zeros(2, dtype=torch.float64, device=world.device)
+    judge = task.judge(world)
     was_training = model.training
     model.eval()
     try:
@@ -39,10 +39,7 @@ def evaluate(
             if batch is not None and len(batch):
                 images, targets = inputs(batch, training=False)
                 with world.autocast(precision):
-                    logits = model(images)
-                    losses = loss(logits, targets)
-                totals += torch.stack((losses.double().sum(), (logits.argmax(1) == batch.labels).sum()))
+                    judge.add(model, images, targets, batch)
     finally:
         model.train(was_training)
-    loss_sum, correct = world.sum(totals).tolist()
-    return Sums(loss_sum, correct, len(feed)).figures("val")
+    return judge.figures(world, len(feed))

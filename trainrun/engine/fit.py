@@ -79,26 +79,25 @@ def train_step(run: Run, batch: Batch, lr: float) -> torch.Tensor:
     """One optimizer update on a batch, in micro-batches where asked for; never waits for the device.
 
     The gradient is that of the mean loss over the step's whole batch, however it is split.
-    Returns summed loss, hits, and the gradient's norm where it is clipped: float64 [3] on the device.
+    Returns the task's sums over the pictures and, where it is clipped, the gradient's norm: float64 on the device.
     """
     run.set_rates(lr)
     run.seed_model_draws(step_seed(run.recipe.seed, run.state.step, run.world.rank))
-    totals = torch.zeros(3, dtype=torch.float64, device=run.world.device)
+    totals = torch.zeros(len(run.task.sums) + 1, dtype=torch.float64, device=run.world.device)
     micro_batches = batch.split(run.recipe.micro_batch)
     for n, micro in enumerate(micro_batches, 1):
         run.forward.require_backward_grad_sync = n == len(micro_batches)  # processes exchange gradients once a step
         images, targets = run.inputs(micro, training=True)
         with run.world.autocast(run.recipe.precision):
-            logits = run.forward(images)
-            losses = run.loss(logits, targets)
+            losses, sums = run.task.learn(run.forward, images, targets, micro)
         share = losses.sum() * (run.world.size / batch.whole)
         run.scaler.scale(share).backward()
-        totals[:2] += torch.stack((losses.detach().double().sum(), (logits.detach().argmax(1) == micro.labels).sum()))
+        totals[:-1] += sums
     if run.recipe.clip is not None:
         run.scaler.unscale_(run.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.recipe.clip)
         if not run.scaler.is_enabled():  # where it is, an infinite gradient is its daily business
-            totals[2] = norm
+            totals[-1] = norm
     run.scaler.step(run.optimizer)
     run.scaler.update()
     run.optimizer.zero_grad(set_to_none=True)

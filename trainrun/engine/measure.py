@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,30 +14,32 @@ from trainrun.world import World
 
 @dataclass
 class Sums:
-    """Loss and hits summed over samples, in float64 and in the order of the steps."""
+    """What the steps measure, by name and summed over samples, in float64 and in the order of the steps."""
 
-    loss: float = 0.0
-    correct: float = 0.0
+    values: dict[str, float]
     samples: int = 0
 
-    def add(self, loss: float, correct: float, samples: int) -> None:
-        self.loss += loss
-        self.correct += correct
+    @staticmethod
+    def of(names: Iterable[str]) -> Sums:
+        """Nothing yet."""
+        return Sums(dict.fromkeys(names, 0.0))
+
+    def add(self, values: Iterable[float], samples: int) -> None:
+        for name, value in zip(self.values, values, strict=True):
+            self.values[name] += value
         self.samples += samples
 
     def clear(self) -> None:
-        self.loss, self.correct, self.samples = 0.0, 0.0, 0
+        self.values, self.samples = dict.fromkeys(self.values, 0.0), 0
 
     def figures(self, prefix: str) -> dict[str, float]:
-        """Means a sample, as `{prefix}_loss` in nats and `{prefix}_accuracy` in 0..1; nothing where no sample was seen."""
-        if not self.samples:
-            return {}
-        return {f"{prefix}_loss": self.loss / self.samples, f"{prefix}_accuracy": self.correct / self.samples}
+        """Means a sample, each as `{prefix}_{name}`; nothing where no sample was seen."""
+        return {f"{prefix}_{name}": value / self.samples for name, value in self.values.items()} if self.samples else {}
 
 
 @dataclass
 class Window:
-    """The training error of every `length` steps, counted from the run's start; without a length nothing is measured."""
+    """The training error of every `length` steps, counted from the run's start; without a length it never ends."""
 
     length: int | None
     steps: int = 0
@@ -46,8 +48,6 @@ class Window:
     error: float | None = None  # of the window that the last step closed
 
     def add(self, correct: float, samples: int) -> None:
-        if self.length is None:
-            return
         self.steps, self.correct, self.samples, self.error = self.steps + 1, self.correct + correct, self.samples + samples, None
         if self.steps == self.length:
             self.error = 1 - self.correct / self.samples
@@ -61,16 +61,18 @@ class Window:
 class Record:
     """A row a step on the device; `read` moves the rows to the sums of the interval (a log line) and the period (an epoch line)."""
 
-    def __init__(self, rows: int, world: World, window: int | None = None) -> None:
-        """Room for `rows` steps between reads; `window` is the length in steps of what a warm-up's training error is measured over."""
-        self.world = world
-        self.rows = torch.zeros(rows, 3, dtype=torch.float64, device=world.device)
+    def __init__(self, rows: int, world: World, names: Sequence[str], window: int | None = None) -> None:
+        """Room for `rows` steps between reads of what is called `names`, the loss first; `window` is the length in steps of what a warm-up's
+        training error is measured over.
+        """
+        self.world, self.names = world, tuple(names)
+        self.rows = torch.zeros(rows, len(names) + 1, dtype=torch.float64, device=world.device)
         self.sizes: list[int] = []
-        self.interval, self.period = Sums(), Sums()
+        self.interval, self.period = Sums.of(names), Sums.of(names)
         self.window = Window(window)
 
     def write(self, totals: torch.Tensor, samples: int) -> None:
-        """One step's summed loss, hits and gradient norm (float64 [3], this process's part) over `samples` of all processes."""
+        """One step's sums and its gradient norm (float64, this process's part) over `samples` of all processes."""
         self.rows[len(self.sizes)] = totals
         self.sizes.append(samples)
 
@@ -87,15 +89,16 @@ class Record:
         sizes, self.sizes = self.sizes, []
         # Zero where every tensor is finite, else NaN. A norm above 2e19 overflows float32 and counts as infinite.
         mark = (torch.stack(torch._foreach_norm(list(tensors))) * 0).sum()
-        last = torch.stack((mark, mark, mark)).to(self.rows)[None]
-        *rows, (state, _, _) = self.world.sum(torch.cat((self.rows[: len(sizes)], last))).tolist()
-        for ago, (loss, correct, norm), samples in zip(range(len(sizes) - 1, -1, -1), rows, sizes, strict=True):
-            for what, value in (("loss", loss), ("gradient norm", norm)):
+        last = mark.to(self.rows).expand(1, self.rows.shape[1])
+        *rows, (state, *_) = self.world.sum(torch.cat((self.rows[: len(sizes)], last))).tolist()
+        for ago, (*values, norm), samples in zip(range(len(sizes) - 1, -1, -1), rows, sizes, strict=True):
+            for what, value in (("loss", values[0]), ("gradient norm", norm)):
                 if not math.isfinite(value):
                     return what, ago
-            self.interval.add(loss, correct, samples)
-            self.period.add(loss, correct, samples)
-            self.window.add(correct, samples)
+            self.interval.add(values, samples)
+            self.period.add(values, samples)
+            if self.window.length is not None:
+                self.window.add(values[self.names.index("accuracy")], samples)
         return None if math.isfinite(state) else ("weights or their moments", 0)
 
     def state(self) -> dict[str, Any]:
@@ -107,11 +110,11 @@ class Record:
 
 
 def culprits(
-    model: torch.nn.Module, state: Mapping[str, torch.Tensor], pictures: Iterable[torch.Tensor], autocast: Any, count: int = 3
+    model: torch.nn.Module, state: Mapping[str, torch.Tensor], passes: Iterable[Callable[[], object]], autocast: Any, count: int = 3
 ) -> list[str]:
     """The first few layers concerned: tensors of the state whose norm is not finite, else modules with an output that is not.
 
-    pictures: batches of what the network sees, gone through until one shows it, in the arithmetic of `autocast`.
+    passes: forward passes of the model over batches, made one by one until one shows it, in the arithmetic of `autocast`.
     """
     found = [name for name, tensor in state.items() if not tensor.norm().isfinite()]
 
@@ -125,10 +128,10 @@ def culprits(
     watched = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if not list(module.children())]
     try:
         with torch.no_grad(), autocast:
-            for images in pictures:
+            for forward in passes:
                 if found:
                     break
-                model(images)
+                forward()
     finally:
         for hook in watched:
             hook.remove()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +25,7 @@ from trainrun.engine.sampling import Sampler, make_sampler, refuse_single
 from trainrun.engine.signals import Interrupted, Signals
 from trainrun.engine.state import Plan, State
 from trainrun.engine.steps import network_shape
+from trainrun.engine.tasks import Classification, Task
 from trainrun.engine.teller import Silent
 from trainrun.errors import NonFinite, UserError
 from trainrun.parts.augmentations import Statistics
@@ -60,7 +62,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     curve: Schedule
-    loss: Callable[..., torch.Tensor]
+    task: Task
     rule: EarlyStopping
     signals: Signals
     record: Record
@@ -161,18 +163,19 @@ class Run:
         self.world.align_buffers(self.average.model)
         with self.clock.paused(), self.answering():
             figures = evaluate(
-                self.judged, self.validation, self.inputs, self.loss, self.world, self.micro_batch_size, self.recipe.precision, self.check
+                self.judged, self.validation, self.inputs, self.task, self.world, self.micro_batch_size, self.recipe.precision, self.check
             )
-        if not math.isfinite(figures["val_loss"]):
+        if not all(map(math.isfinite, figures.values())):
             ids = torch.arange(len(self.validation)).split(self.micro_batch_size)
             raise self.non_finite("validation loss", self.state.step, self.validation(ids, 0, map(len, ids)), training=False)
         return figures
 
     def non_finite(self, what: str, step: int, batches: Iterable[Batch], training: bool) -> NonFinite:
         """The error that tells what was not finite after which step, at which learning rate, and the first layers that show it on `batches`."""
-        pictures = (self.inputs(micro, training)[0] for batch in batches for micro in batch.split(self.recipe.micro_batch))
-        model = self.model if training else self.average.model
-        layers = culprits(model.train(training), self.tensors(), pictures, self.world.autocast(self.recipe.precision))
+        model = (self.model if training else self.average.model).train(training)
+        micros = (micro for batch in batches for micro in batch.split(self.recipe.micro_batch))
+        passes = (functools.partial(self.task.look, model, *self.inputs(micro, training)) for micro in micros)
+        layers = culprits(model, self.tensors(), passes, self.world.autocast(self.recipe.precision))
         concerned = f"; first concerned: {', '.join(layers)}" if layers else ""
         lr = self.schedule(max(step - 1, 0))
         return NonFinite(f"the {what} became NaN or infinite at step {step}, with learning rate {lr:.6g}{concerned}")
@@ -280,13 +283,15 @@ def build(recipe: Recipe, world: World, data: Data, signals: Signals, parts: Reg
     curve = make_schedule(recipe.schedule, plan.total, plan.steps_per_epoch, parts, recipe.seed)
     optimizer = make_optimizer(recipe.optimizer, model, curve.base, parts)
     average = make_average(recipe, model, optimizer, parts)
+    task = Classification(parts.build(recipe.loss))
+    rule = recipe.early_stopping or EarlyStopping()
     return Run(
         recipe=recipe, world=world, data=data, plan=plan, sampler=sampler, training=training, validation=validation, inputs=inputs,
         statistics=figures, model=model, forward=compiled(world.wrap(model)), average=average, judged=compiled(average.model),
         optimizer=optimizer, scaler=world.scaler(recipe.precision),
         curve=curve,
-        loss=parts.build(recipe.loss), rule=recipe.early_stopping or EarlyStopping(), signals=signals,
-        record=Record(min(plan.log_every, 1000), world, curve.window),
+        task=task, rule=rule.model_copy(update={"monitor": rule.monitor or task.monitor}), signals=signals,
+        record=Record(min(plan.log_every, 1000), world, task.sums, curve.window),
     )  # fmt: skip
 
 
@@ -300,7 +305,7 @@ def _distinct(recipe: Recipe, plan: Plan, data: Data, world: World, parts: Regis
             f"choose another batch_size than {plan.batch_size}"
         )
     if recipe.early_stopping and data.validation is None:
-        raise UserError(f"early_stopping watches {recipe.early_stopping.monitor}, and data {recipe.data.name} has no validation pictures")
+        raise UserError(f"early_stopping watches validation, and data {recipe.data.name} has no validation pictures")
     decay = parts.get("decay", recipe.schedule.decay.name)
     if decay and decay.facts.get("watches") == "validation" and data.validation is None:
         raise UserError(f"schedule.decay {decay.name} watches validation, and data {recipe.data.name} has no validation pictures")

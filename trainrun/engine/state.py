@@ -82,15 +82,17 @@ class State:
 
     def observe(self, figures: dict[str, float], epoch: float, rule: EarlyStopping) -> None:
         """Note an evaluation: better by more than min_delta starts the wait again; NaN is never better."""
-        sign = 1 if rule.monitor == "val_accuracy" else -1
-        gain = math.inf if self.best is None else sign * (figures[rule.monitor] - self.best[rule.monitor])
-        self.is_best = math.isfinite(figures[rule.monitor]) and gain > rule.min_delta
+        monitor = rule.monitor
+        assert monitor is not None, "the run names the task's own where the recipe names none"
+        sign = -1 if monitor == "val_loss" else 1
+        gain = math.inf if self.best is None else sign * (figures[monitor] - self.best[monitor])
+        self.is_best = math.isfinite(figures[monitor]) and gain > rule.min_delta
         if self.is_best:
             self.best = {"step": self.step, "epoch": epoch, **figures}
             self.waited = 0
         else:
             self.waited += 1
-        self.evaluations.append({"step": self.step, "val_loss": figures["val_loss"], "val_accuracy": figures["val_accuracy"]})
+        self.evaluations.append({"step": self.step, **{name: value for name, value in figures.items() if name.startswith("val_")}})
 
     def observe_training(self, error: float) -> None:
         """Note the training error of the window of steps that ends here, if it is the lowest so far."""

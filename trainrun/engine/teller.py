@@ -59,7 +59,7 @@ class Teller(Silent):
     def start(self) -> None:
         self.run.clock.lap()
         self._began = self.run.clock.total
-        self.console.table(self.run.plan.total / self.run.plan.steps_per_epoch)
+        self.console.table(self.run.plan.total / self.run.plan.steps_per_epoch, self.run.task.shown)
 
     def step(self, figures: dict[str, float], samples: int) -> None:
         self._measure()

@@ -19,6 +19,7 @@ from trainrun.engine.run import open_data, settle
 from trainrun.engine.sampling import make_sampler
 from trainrun.engine.signals import Interrupted, Signals
 from trainrun.engine.steps import network_shape
+from trainrun.engine.tasks import Classification
 from trainrun.errors import Stopped, UserError
 from trainrun.parts.augmentations import Statistics
 from trainrun.parts.datasets.pictures import BadPicture, decode
@@ -85,7 +86,7 @@ def evaluate_run(run: Path, overrides: Sequence[str] = (), *, allow_plugins: boo
             # Batches as in the run: then the figures are its own to the last bit.
             whole = len(make_sampler(recipe, data, registry)) if recipe.batch_size == "full" else recipe.batch_size
             batch = min(recipe.micro_batch or whole, whole)
-            figures = evaluate(model, feed, inputs, loss, world, batch, recipe.precision, signals.check)
+            figures = evaluate(model, feed, inputs, Classification(loss), world, batch, recipe.precision, signals.check)
             feed.close()
         except Interrupted:
             raise Stopped(signals.stop or 2) from None

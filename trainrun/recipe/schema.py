@@ -48,7 +48,9 @@ class Schedule(Options):
 class EarlyStopping(Options):
     """Stop when validation no longer improves."""
 
-    monitor: Annotated[Literal["val_accuracy", "val_loss"], Field(description="The validation figure that must improve.")] = "val_accuracy"
+    monitor: Annotated[
+        Literal["val_accuracy", "val_loss"] | None, Field(description="The validation figure that must improve; null is val_accuracy.")
+    ] = None
     patience: Annotated[int, Field(ge=1, description="Evaluations without improvement after which training stops.")] = 10
     min_delta: Annotated[float, Field(ge=0, description="An improvement counts when it is larger than this.")] = 0.0
     restore_best: Annotated[bool, Field(description="End with the best weights, also where patience never ran out.")] = True

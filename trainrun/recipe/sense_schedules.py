@@ -135,7 +135,7 @@ def plateau_can_come(sense: Sense) -> Iterator[Fault]:
         yield "schedule.decay", f"plateau needs validation samples, but {reason}", None
         return
     stopping, patience, every = recipe.early_stopping, options["patience"], recipe.evaluate.every
-    if stopping and stopping.monitor == options["monitor"] and stopping.patience <= patience and stopping.min_delta >= options["min_delta"]:
+    if stopping and (stopping.monitor or "val_accuracy") == options["monitor"] and stopping.patience <= patience and stopping.min_delta >= options["min_delta"]:
         message = f"early_stopping.patience, {stopping.patience}, ends the training no later than the first reduction would come"
         yield "schedule.decay.patience", f"{patience} has no effect: {message}", None
     elif not sense.short_trial() and every.unit == recipe.epochs.unit and patience + 1 >= recipe.epochs.value / every.value:

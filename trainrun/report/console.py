@@ -13,9 +13,15 @@ from rich.console import Console as Rich
 from rich.live import Live
 from rich.text import Text
 
-# The table's columns with their widths, and those that a terminal too narrow for all leaves out first: the live line has them too.
-COLUMNS = {
-    "epoch": 9, "step": 9, "train loss": 10, "train acc": 9, "val loss": 9, "val acc": 8, "lr": 9, "images/s": 9, "time": 10,
+# Columns of the table with their widths, between those of every task its own, and those that a terminal too narrow for all leaves
+# out first: the live line has them too.
+WIDTHS = {
+    "epoch": 9, "step": 9, "train loss": 10, "train acc": 9, "val loss": 9, "val acc": 8, "val mAP": 8, "val AP50": 8, "lr": 9, "images/s": 9,
+    "time": 10,
+}  # fmt: skip
+_FIGURES = {
+    "train loss": ("train_loss", ".4f"), "train acc": ("train_accuracy", ".2%"), "val loss": ("val_loss", ".4f"), "val acc": ("val_accuracy", ".2%"),
+    "val mAP": ("val_map", ".2%"), "val AP50": ("val_map_50", ".2%"), "lr": ("lr", ".3g"), "images/s": ("images_per_second", ",.0f"),
 }  # fmt: skip
 _LEFT_OUT = ("step", "images/s", "lr", "train acc", "val loss", "train loss")
 _GAP, _MARK = "  ", "  *"
@@ -50,18 +56,18 @@ def no_bars() -> bool:
     return bool(os.environ.get("TQDM_DISABLE")) or not on_terminal(sys.stderr)
 
 
-def columns(width: int | None = None) -> list[str]:
-    """The columns of the table that fit `width` characters, all of them where it is None."""
-    chosen = list(COLUMNS)
+def columns(shown: Sequence[str], width: int | None = None) -> list[str]:
+    """The columns of the table, with what a task shows, that fit `width` characters; all of them where it is None."""
+    chosen = ["epoch", "step", *shown, "lr", "images/s", "time"]
     for name in _LEFT_OUT:
-        if width is not None and len(cells(chosen, chosen)) + len(_MARK) > width:
+        if width is not None and name in chosen and len(cells(chosen, chosen)) + len(_MARK) > width:
             chosen.remove(name)
     return chosen
 
 
 def cells(values: Sequence[str], chosen: Sequence[str]) -> str:
     """One row of the table of epochs."""
-    return _GAP.join(f"{value:>{COLUMNS[name]}}" for value, name in zip(values, chosen, strict=True))
+    return _GAP.join(f"{value:>{WIDTHS[name]}}" for value, name in zip(values, chosen, strict=True))
 
 
 def _number(value: Any, form: str) -> str:
@@ -77,15 +83,16 @@ def row(figures: dict[str, Any], total_epochs: float, chosen: Sequence[str]) -> 
     told = {
         "epoch": f"{_epochs(figures['epoch'])}/{_epochs(total_epochs)}",
         "step": str(figures["step"]),
-        "train loss": _number(figures.get("train_loss"), ".4f"),
-        "train acc": _number(figures.get("train_accuracy"), ".2%"),
-        "val loss": _number(figures.get("val_loss"), ".4f"),
-        "val acc": _number(figures.get("val_accuracy"), ".2%"),
-        "lr": _number(figures.get("lr"), ".3g"),
-        "images/s": _number(figures.get("images_per_second"), ",.0f"),
+        **{column: _number(figures.get(name), form) for column, (name, form) in _FIGURES.items()},
         "time": duration(figures["seconds"]),
     }
     return cells([told[name] for name in chosen], chosen)
+
+
+def told(figures: dict[str, Any]) -> str:
+    """The validation figures in words."""
+    words = {"val_loss": "val loss {:.4f}", "val_accuracy": "val accuracy {:.2%}", "val_map": "val mAP {:.2%}", "val_map_50": "val AP50 {:.2%}"}
+    return ", ".join(form.format(figures[name]) for name, form in words.items() if name in figures)
 
 
 def progress_parts(step: int, stop: int, now: dict[str, Any]) -> dict[str, str]:
@@ -136,7 +143,8 @@ class Console:
         self._line = Text()
         self._live: Live | None = None
         self._total_epochs = 0.0
-        self._columns = list(COLUMNS)
+        self._whole: list[str] = []
+        self._columns: list[str] = []
 
     def log_to(self, file: Path) -> None:
         """Also append to this file from now on."""
@@ -176,11 +184,12 @@ class Console:
             self._stream_failed = True
             self._live = None
 
-    def table(self, total_epochs: float) -> None:
-        """The head of the table of epochs; on a terminal a live line below it from now on."""
+    def table(self, total_epochs: float, shown: Sequence[str]) -> None:
+        """The head of the table of epochs, with the columns that a task shows; on a terminal a live line below it from now on."""
         self._total_epochs = total_epochs
-        self._columns = columns(self.rich.width if self.terminal else None)
-        self._row(cells(list(COLUMNS), list(COLUMNS)), cells(self._columns, self._columns), "bold")
+        self._whole = columns(shown)
+        self._columns = columns(shown, self.rich.width if self.terminal else None)
+        self._row(cells(self._whole, self._whole), cells(self._columns, self._columns), "bold")
         if self.terminal and not self.quiet:
             # Drawn by the loop itself: a thread that draws could hold the stream's lock while a worker process is forked.
             self._live = Live(get_renderable=lambda: self._line, console=self.rich, auto_refresh=False, transient=True)
@@ -190,7 +199,7 @@ class Console:
     def epoch(self, figures: dict[str, Any], best: bool) -> None:
         """A row of the table, marked where it is the best so far."""
         mark = _MARK if best else ""
-        whole, shown = (row(figures, self._total_epochs, chosen) + mark for chosen in (list(COLUMNS), self._columns))
+        whole, shown = (row(figures, self._total_epochs, chosen) + mark for chosen in (self._whole, self._columns))
         self._row(whole, shown, "green" if best else "")
 
     def _row(self, whole: str, shown: str, style: str) -> None:

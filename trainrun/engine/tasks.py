@@ -1,0 +1,82 @@
+"""What a network is taught and how it is judged. All that tells one task from another, for the one loop that trains both.
+
+A task has `sums`, the names of what a step adds up over its pictures, the loss first; `monitor`, the validation figure that must
+improve where the recipe names none; `shown`, the columns of the table of epochs; and three methods: `learn`, `look`, and `judge`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+from trainrun.engine.feed import Batch
+from trainrun.world import World
+
+
+class Judge(Protocol):
+    """Adds up what an evaluation finds, batch by batch."""
+
+    def add(self, model: Callable[..., Any], images: Any, targets: Any, batch: Batch) -> None:
+        """Ask the network about a batch."""
+
+    def figures(self, world: World, samples: int) -> dict[str, float]:
+        """The validation figures over `samples` pictures of all processes."""
+
+
+class Task(Protocol):
+    """Classification, or another task of the same engine."""
+
+    sums: tuple[str, ...]
+    monitor: str
+    shown: tuple[str, ...]
+
+    def learn(self, forward: Callable[..., Any], images: Any, targets: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """A pass in training: losses whose sum is that of the pictures, and float64 [len(sums)] on the device, without gradient."""
+
+    def look(self, model: Callable[..., Any], images: Any, targets: Any) -> object:
+        """A pass for what it does to the layers."""
+
+    def judge(self, world: World) -> Judge:
+        """A new evaluation."""
+
+
+class Classification:
+    """One label a picture, a network that gives logits, and a loss that gives one number a picture."""
+
+    sums = ("loss", "accuracy")
+    monitor = "val_accuracy"
+    shown = ("train loss", "train acc", "val loss", "val acc")
+
+    def __init__(self, loss: Callable[..., torch.Tensor]) -> None:
+        self.loss = loss
+
+    def learn(self, forward: Callable[..., Any], images: torch.Tensor, targets: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Losses [B], and their sum with the number of hits."""
+        logits = forward(images)
+        losses = self.loss(logits, targets)
+        return losses, torch.stack((losses.detach().double().sum(), (logits.detach().argmax(1) == batch.labels).sum()))
+
+    def look(self, model: Callable[..., Any], images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The logits."""
+        return model(images)
+
+    def judge(self, world: World) -> Hits:
+        """Mean loss in nats and share of hits."""
+        return Hits(self, world)
+
+
+class Hits:
+    """`val_loss` in nats and `val_accuracy` in 0..1."""
+
+    def __init__(self, task: Classification, world: World) -> None:
+        self.task = task
+        self.totals = torch.zeros(2, dtype=torch.float64, device=world.device)
+
+    def add(self, model: Callable[..., Any], images: torch.Tensor, targets: torch.Tensor, batch: Batch) -> None:
+        self.totals += self.task.learn(model, images, targets, batch)[1]
+
+    def figures(self, world: World, samples: int) -> dict[str, float]:
+        loss, hits = world.sum(self.totals).tolist()
+        return {"val_loss": loss / samples, "val_accuracy": hits / samples}
