@@ -45,9 +45,9 @@ class Task(Protocol):
 class Classification:
     """One label a picture, a network that gives logits, and a loss that gives one number a picture."""
 
-    sums = ("loss", "accuracy")
+    sums: tuple[str, ...] = ("loss", "accuracy")
     monitor = "val_accuracy"
-    shown = ("train loss", "train acc", "val loss", "val acc")
+    shown: tuple[str, ...] = ("train loss", "train acc", "val loss", "val acc")
 
     def __init__(self, loss: Callable[..., torch.Tensor]) -> None:
         self.loss = loss
