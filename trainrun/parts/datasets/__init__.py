@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainrun.parts.datasets import embedded, folder, published, synthetic
+from trainrun.parts.datasets import coco, embedded, folder, published, synthetic, voc
 from trainrun.parts.datasets.splits import Boxes, Data, Split, cache_folder
 
-__all__ = ["Boxes", "Data", "Split", "cache_folder", "embedded", "folder", "published", "synthetic"]
+__all__ = ["Boxes", "Data", "Split", "cache_folder", "coco", "embedded", "folder", "published", "synthetic", "voc"]
