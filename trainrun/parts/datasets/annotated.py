@@ -99,6 +99,12 @@ def listed(title: str, lines: Sequence[str]) -> str:
     return "\n".join([f"{title}:", *(f"  {line}" for line in lines[:_SHOWN]), *more])
 
 
+def repeated(where: str, names: Sequence[str]) -> list[str]:
+    """A line on each name that `where` lists more than once."""
+    often = [(name, times) for name, times in Counter(names).items() if times > 1]
+    return [f"{where}: {printable(name)} is listed {'twice' if times == 2 else f'{times:,} times'}" for name, times in often]
+
+
 def top_folder(root: str) -> str:
     """The folder that `root` names, or a UserError."""
     top = os.path.expanduser(root)
@@ -164,10 +170,7 @@ def _files(root: str, side: Pictures) -> tuple[Files, list[int]]:
 
 def _twice(sides: Sequence[Pictures]) -> list[str]:
     """What is listed more than once, in one side or in two: there it would be judged on what it was trained on."""
-    found = []
-    for side in sides:
-        often = [(path, times) for path, times in Counter(side.pictures).items() if times > 1]
-        found += [f"{side.list}: {printable(path)} is listed {'twice' if times == 2 else f'{times} times'}" for path, times in often]
+    found = [line for side in sides for line in repeated(side.list, side.pictures)]
     for side, other in itertools.combinations(sides, 2):
         if shared := sorted(set(side.pictures) & set(other.pictures)):
             few = ", ".join(map(printable, shared[:3])) + (f" and {len(shared) - 3:,} more" if len(shared) > 3 else "")

@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field
 
 from trainrun.errors import UserError
-from trainrun.parts.datasets.annotated import OnBadBox, OnBadImage, Pictures, Verify, collect, leads_out, top_folder
+from trainrun.parts.datasets.annotated import OnBadBox, OnBadImage, Pictures, Verify, collect, leads_out, repeated, top_folder
 from trainrun.parts.datasets.pictures import SUFFIXES, BadPicture, printable, read_file, size_of
 from trainrun.parts.datasets.splits import Data
 from trainrun.parts.datasets.voc_xml import BadAnnotation, read_annotation
@@ -52,7 +52,8 @@ def voc(
     options = {"train": train, "validation": validation, "test": test}
     lists = _lists(top, {option: name for option, name in options.items() if name is not None})
     pictures = _picture_files(top)
-    read = {option: _read(top, names, pictures) for option, names in lists.items()}
+    where = {option: f"{printable(top)}/ImageSets/Main/{printable(str(options[option]))}.txt" for option in lists}
+    read = {option: _read(top, where[option], names, pictures) for option, names in lists.items()}
     if classes is not None and len(set(classes)) < len(classes):
         raise UserError(f"data.classes: {printable(next(c for c in classes if classes.count(c) > 1))} is there twice")
     known = classes if classes is not None else sorted(set(read["train"].names))
@@ -62,12 +63,12 @@ def voc(
     for option, found in read.items():
         wrong += found.wrong
         labels = [number.get(name, -1) for name in found.names]
-        wrong += _unknown(found, labels, known, "data.classes" if classes is not None else "the training boxes")
+        if classes is not None or not read["train"].wrong:  # else its classes may be among what could not be read
+            wrong += _unknown(found, labels, known, "data.classes" if classes is not None else "the training boxes")
         edges = np.array(found.sides, np.float64).reshape(-1, 4) - (1, 1, 0, 0)
         ignored = np.array(found.difficult, bool) & (not keep_difficult)
         owner, sizes = np.array(found.owner, np.int64), np.array(found.sizes, np.int32).reshape(-1, 2)
-        where = f"{printable(top)}/ImageSets/Main/{printable(str(options[option]))}.txt"
-        sides.append(Pictures(option, where, found.pictures, sizes, edges, np.array(labels, np.int64), ignored, owner, found.named))
+        sides.append(Pictures(option, where[option], found.pictures, sizes, edges, np.array(labels, np.int64), ignored, owner, found.named))
     return collect(
         top, sides, tuple(map(printable, known)), wrong, least=1, on_bad_box=on_bad_box, on_bad_image=on_bad_image, verify=verify
     )
@@ -151,10 +152,10 @@ def _picture_files(top: str) -> dict[str, list[str]]:
     return found
 
 
-def _read(top: str, names: list[str], pictures: dict[str, list[str]]) -> _Found:
-    """Read the annotations of a list; what is wrong is noted with its file, and its picture left out."""
-    found = _Found()
-    for name in names:
+def _read(top: str, where: str, names: list[str], pictures: dict[str, list[str]]) -> _Found:
+    """Read the annotations of a list, each once; what is wrong is noted with its file, and its picture left out."""
+    found = _Found(wrong=repeated(where, names))
+    for name in dict.fromkeys(names):
         shown = f"{printable(top)}/Annotations/{printable(name)}.xml"
         try:
             _add(found, top, name, shown, pictures)
