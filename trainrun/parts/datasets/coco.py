@@ -22,6 +22,7 @@ File = Annotated[str, Field(min_length=1)]
 Folder = Annotated[str, Field(description="Folder below the root in which this file's pictures are.")]
 _MOST_BYTES = 4 << 30
 _LONGEST = 200  # characters of a class's name
+_LONGEST_PATH = 4096  # bytes
 _LARGEST = 1 << 20  # pixels of a side
 
 
@@ -161,7 +162,7 @@ class _Side:
                 continue
             name, size = item.get("file_name"), (item.get("height"), item.get("width"))
             found.place[number] = -1
-            if not isinstance(name, str) or not name or not _encodes(name):
+            if not isinstance(name, str) or not _encodes(name):
                 self.tell(f"image {number}: found {_shown(name)} as file_name, expected a path")
             elif leads_out(name):
                 self.tell(f"image {number}: file_name {printable(name[:80])} leads out of the folder")
@@ -217,9 +218,9 @@ def _is_whole(value: Any) -> bool:
 
 
 def _encodes(name: str) -> bool:
-    """Whether the system can have a file of this name."""
+    """Whether a system can have a file of this path."""
     try:
-        return bool(os.fsencode(name))
+        return 0 < len(os.fsencode(name)) <= _LONGEST_PATH
     except UnicodeEncodeError:
         return False
 
