@@ -154,6 +154,7 @@ def _category(**changes: Any) -> Callable[[dict[str, Any]], None]:
         (edited(bbox=[1, 2, 3, -5]), "annotation 5 of pictures/deep/a.png (dog, 1 2 3 -5): 3 x -5 pixels"),
         (edited(bbox=[1, 2, 3, float("nan")]), "(dog, 1 2 3 nan): a number that is not finite"),
         (edited(bbox=[float("-inf"), 2, 3, 3]), "(dog, -inf 2 3 3): a number that is not finite"),
+        (edited(bbox=[1e308, 2, 1e308, 3]), "(dog, 1e+308 2 1e+308 3): a number that is not finite"),
         (edited(bbox=[10**400, 2, 3, 3]), "(dog, inf 2 3 3): a number that is not finite"),
         (edited(bbox=[20, 2, 5.5, 3]), "(dog, 20 2 5.5 3): reaches more than a pixel beyond the picture, which has 24 x 40 pixels"),
         (edited(bbox=[24, 2, 5, 3]), "(dog, 24 2 5 3): lies outside the picture"),

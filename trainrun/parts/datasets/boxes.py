@@ -76,7 +76,8 @@ def words(fault: int, box: np.ndarray, size: np.ndarray, least: float) -> str:
     if fault == NOT_FINITE:
         return "a number that is not finite"
     if fault == DEGENERATE:
-        return f"{box[2] - box[0]:g} x {box[3] - box[1]:g} pixels, expected more than {least:g} in both directions"
+        x0, y0, x1, y1 = box.tolist()
+        return f"{x1 - x0:g} x {y1 - y0:g} pixels, expected more than {least:g} in both directions"
     where = "lies outside" if fault == OUTSIDE else "reaches more than a pixel beyond"
     return f"{where} the picture, which has {size[1]} x {size[0]} pixels"
 

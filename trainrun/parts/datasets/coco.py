@@ -208,7 +208,8 @@ class _Side:
             sides = " ".join(f"{side:g}" for side in numbers[n])
             return f"{self.where}: annotation {ids[order[n]]} of {printable(images.paths[owners[n]])} ({name}, {sides})"
 
-        edges = np.concatenate([numbers[:, :2], numbers[:, :2] + numbers[:, 2:]], 1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            edges = np.concatenate([numbers[:, :2], numbers[:, :2] + numbers[:, 2:]], 1)
         sizes = np.array(images.sizes, np.int32).reshape(-1, 2)
         return Pictures(option, self.where, images.paths, sizes, edges, labels, np.array(crowd, bool)[order], owners, named)
 
