@@ -188,7 +188,7 @@ class _Policy:
         return images
 
 
-@part("augment", levels=True)
+@part("augment", levels=True, moves=True)
 class trivial_augment(_Policy):
     """Change each picture by one operation of fourteen, at a strength that is drawn as well (TrivialAugment Wide).
 
@@ -203,7 +203,7 @@ class trivial_augment(_Policy):
         super().__init__(_WIDE, 1, None, relative=False)
 
 
-@part("augment", levels=True)
+@part("augment", levels=True, moves=True)
 class rand_augment(_Policy):
     """Change each picture by a few drawn operations, one after the other, all at one strength (RandAugment).
 

@@ -1,8 +1,8 @@
-"""Data sets: each part returns a Data of one or two Splits."""
+"""Data sets: each part returns a Data of one, two or three Splits."""
 
 from __future__ import annotations
 
-from trainrun.parts.datasets import embedded, folder, published, synthetic
-from trainrun.parts.datasets.splits import Data, Split, cache_folder
+from trainrun.parts.datasets import coco, embedded, folder, published, synthetic, voc
+from trainrun.parts.datasets.splits import Boxes, Data, Split, cache_folder
 
-__all__ = ["Data", "Split", "cache_folder", "embedded", "folder", "published", "synthetic"]
+__all__ = ["Boxes", "Data", "Split", "cache_folder", "coco", "embedded", "folder", "published", "synthetic", "voc"]

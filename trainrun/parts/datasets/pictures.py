@@ -34,45 +34,59 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
-def read_file(path: str) -> bytes:
+def read_file(path: str, most: int = MOST_BYTES) -> bytes:
     """All bytes of a regular file; OSError if the system refuses, BadPicture for anything that is not a file of sane size."""
     # Without O_NONBLOCK, opening a FIFO that took the file's place would wait for ever.
     with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise BadPicture("not a regular file")
-        if status.st_size > MOST_BYTES:
-            raise BadPicture(f"{status.st_size} bytes; the limit is {MOST_BYTES}")
+        if status.st_size > most:
+            raise BadPicture(f"{status.st_size} bytes; the limit is {most}")
         return file.read()
 
 
-def decode(source: str | bytes, channels: int, size: int | None = None, *, decoder: str = "pillow", thorough: bool = False) -> np.ndarray:
+def decode(
+    source: str | bytes, channels: int, size: int | None = None, *, decoder: str = "pillow", thorough: bool = False, turn: bool = True
+) -> np.ndarray:
     """Decode a file (its path or its bytes) to uint8 [height, width, channels], channels 1 (grey, ITU-R 601) or 3 (RGB).
 
     With `size`, the middle square is resized to size x size (bilinear, antialiased); a JPEG at least four times as large
     is decoded at a reduced scale that still leaves twice `size`. Turned upright as its EXIF says. Transparency is laid on
     white, for which most cut-outs, icons and drawings are made: a black drawing would vanish on black. 16-bit grey is
-    scaled to 0..255. Of an animation, the first frame. `thorough` also finds JPEGs that end early but look complete.
+    scaled to 0..255. Of an animation, the first frame. `thorough` also finds JPEGs that end early but look complete. Without `turn`
+    a picture that EXIF turns is refused, because places in it are counted from the stored corner by some programs, by others from the upright one.
     Raises BadPicture, or OSError where the file cannot be read.
     """
     data = read_file(source) if isinstance(source, str) else source
     if not data:
         raise BadPicture("an empty file")
-    if decoder == "torchcodec" and data.startswith(b"\xff\xd8"):
+    if decoder == "torchcodec" and turn and data.startswith(b"\xff\xd8"):
         decoded = _decode_jpeg_with_torchcodec(data, channels, size)
         if decoded is not None and not (thorough and ends_early(data)):
             return decoded
     try:
         image = _open(data)
         if image.width * image.height < _LARGE:
-            return _upright_pixels(image, data, channels, size, thorough)
+            return _upright_pixels(image, data, channels, size, thorough, turn)
         with _one_large:
-            return _upright_pixels(image, data, channels, size, thorough)
+            return _upright_pixels(image, data, channels, size, thorough, turn)
     except BadPicture:
         raise
     except Exception as error:
         text = str(error) or type(error).__name__
         raise BadPicture(f"not a picture in one of the formats {', '.join(FORMATS)}" if "cannot identify" in text else text) from error
+
+
+def size_of(path: str) -> tuple[int, int]:
+    """Height and width from a picture's header, as stored; raises what `decode` raises."""
+    try:
+        image = _open(read_file(path))
+    except (BadPicture, OSError):
+        raise
+    except Exception as error:
+        raise BadPicture(str(error) or type(error).__name__) from error
+    return image.height, image.width
 
 
 def _open(data: bytes) -> Image.Image:
@@ -86,7 +100,7 @@ def _open(data: bytes) -> Image.Image:
     return image
 
 
-def _upright_pixels(image: Image.Image, data: bytes, channels: int, size: int | None, thorough: bool) -> np.ndarray:
+def _upright_pixels(image: Image.Image, data: bytes, channels: int, size: int | None, thorough: bool, turn: bool) -> np.ndarray:
     import numpy as np
     from PIL import Image, ImageOps
 
@@ -102,6 +116,8 @@ def _upright_pixels(image: Image.Image, data: bytes, channels: int, size: int | 
         image.draft(None, (2 * size, 2 * size))
     image.load()
     if _turned(image):
+        if not turn:
+            raise BadPicture("EXIF turns it, and programs differ in which corner its boxes are counted from; save it upright and look at its boxes")
         image = ImageOps.exif_transpose(image)
     image = _to_mode(image, "L" if channels == 1 else "RGB")
     if size and image.size != (size, size):

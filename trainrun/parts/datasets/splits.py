@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,26 +17,48 @@ def _numbered(sample: int) -> str:
 
 
 @dataclass(frozen=True)
-class Split:
-    """One side of a data set, training or validation.
+class Boxes:
+    """The annotated boxes of one picture.
 
-    labels: int64 array [n].
-    shape: height, width, channels of every picture.
-    read: sample ids -> uint8 array [len(ids), height, width, channels], a pure function of the ids that can be pickled
-        for worker processes; raises UserError naming each picture that cannot be read.
+    boxes: float32 [n, 4] as x0, y0, x1, y1 in pixels of the upright picture, of its edges: 0 is the left edge of the first pixel, the
+        width the right edge of the last. So the area is (x1 - x0) (y1 - y0), and a box around all of the picture is (0, 0, width, height).
+    labels: int64 [n], 0 .. classes - 1.
+    ignored: bool [n], those that are neither trained on nor counted in evaluation, where a detection of one is no mistake either.
+    """
+
+    boxes: np.ndarray
+    labels: np.ndarray
+    ignored: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One side of a data set: training, validation or test.
+
+    labels: int64 array [n]; zeros where pictures have boxes instead.
+    shape: height, width, channels of every picture; with `sizes` the largest height and the largest width.
+    read: sample ids -> uint8 array [len(ids), height, width, channels], with `sizes` a list of uint8 arrays [height, width, channels];
+        a pure function of the ids that can be pickled for worker processes; raises UserError naming each picture that cannot be read.
     digest: changes whenever labels or pictures change.
     source: sample id -> what the picture is called in messages (a file's path).
     cache: whether reading is slow enough for decoded pictures to be worth keeping on disk.
     held: all pictures as uint8 [n, height, width, channels], where they are in memory anyway.
+    sizes: int32 [n, 2], height and width of each upright picture, where they are not all of one size, and always where there are boxes.
+    boxes: those of each picture, in detection data only.
     """
 
     labels: np.ndarray
     shape: tuple[int, int, int]
-    read: Callable[[Sequence[int]], np.ndarray]
+    read: Callable[[Sequence[int]], Any]
     digest: str
     source: Callable[[int], str] = _numbered
     cache: bool = False
     held: np.ndarray | None = None
+    sizes: np.ndarray | None = None
+    boxes: Sequence[Boxes] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -48,6 +70,8 @@ class Data:
 
     mean, std: per channel, in 0..1, where they are published for this data set; else None.
     skipped: pictures left out because they could not be read, as (path, reason).
+    test: what is looked at once, after all decisions; or None.
+    notes: what else was found and repaired, or may surprise, a sentence each.
     """
 
     train: Split
@@ -56,6 +80,8 @@ class Data:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     skipped: tuple[tuple[str, str], ...] = ()
+    test: Split | None = None
+    notes: tuple[str, ...] = ()
 
 
 def cache_folder() -> Path:

@@ -41,6 +41,7 @@ class Verdict:
 
     pictures: all that were decoded, uint8 [count, height, width, channels], where this has just been done and they could be
         kept; of bad ones something. They lie in a nameless file of the cache folder, not in memory.
+    sizes: int32 [count, 2], height and width of those that were decoded as they are, zeros elsewhere.
     """
 
     bad: dict[int, str]
@@ -48,6 +49,7 @@ class Verdict:
     odd: int | None = None
     odd_shape: Shape | None = None
     pictures: np.ndarray | None = None
+    sizes: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class _Decoding:
     channels: int
     size: int | None
     decoder: str
+    turn: bool = True
     keep: bool = False
 
     def __call__(self, indices: Sequence[int]) -> list[_Look]:
@@ -80,7 +83,7 @@ class _Decoding:
         """Decode one file."""
         try:
             size = self.size if self.keep else None
-            pixels = decode(self.path(index), self.channels, size, decoder=self.decoder, thorough=True)
+            pixels = decode(self.path(index), self.channels, size, decoder=self.decoder, thorough=True, turn=self.turn)
         except BadPicture as error:
             return _Look(index, reason=str(error))
         except OSError as error:
@@ -89,20 +92,26 @@ class _Decoding:
         return _Look(index, (height, width, channels), pixels=pixels if self.keep else None)
 
 
-def verify(path: Callable[[int], str], count: int, mode: str, channels: int, size: int | None, decoder: str, digest: str) -> Verdict:
-    """Decode all files (`full`), 1,000 spread evenly (`sample`) or the first (`off`); a full pass is remembered under `digest`."""
+def verify(
+    path: Callable[[int], str], count: int, mode: str, channels: int, size: int | None, decoder: str, digest: str, boxes: bool = False
+) -> Verdict:
+    """Decode all files (`full`), 1,000 spread evenly (`sample`) or the first (`off`); a full pass is remembered under `digest`.
+
+    Where pictures have `boxes`, those that EXIF turns are bad, and pixels are not kept, because sizes differ.
+    """
     import PIL
 
     # Another Pillow may judge otherwise; pictures that are resized have no shape of their own to remember.
-    key = hashlib.sha256(json.dumps([digest, decoder, channels, size is None, PIL.__version__]).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([digest, decoder, channels, size is None, boxes, PIL.__version__]).encode()).hexdigest()
     file = cache_folder() / "verify" / f"{key}.json"
     if mode == "full" and (remembered := _recall(file, count)):
         return remembered
     asked = {"full": count, "sample": min(count, _SAMPLE), "off": 1}[mode]
     indices = [k * count // asked for k in range(asked)]
-    decoding = _Decoding(path, channels, size, decoder)
-    with contextlib.closing(_Spool(decoding.look(0).shape, size, count)) if mode == "full" else contextlib.nullcontext() as spool:
-        verdict, lasting = _decode_all(replace(decoding, keep=bool(spool and spool.file)), indices, spool)
+    decoding = _Decoding(path, channels, size, decoder, turn=not boxes)
+    keeps = mode == "full" and not boxes
+    with contextlib.closing(_Spool(decoding.look(0).shape, size, count)) if keeps else contextlib.nullcontext() as spool:
+        verdict, lasting = _decode_all(replace(decoding, keep=bool(spool and spool.file)), indices, spool, count)
         if spool:
             verdict = replace(verdict, pictures=spool.pictures())
     if mode == "full" and lasting:
@@ -155,13 +164,15 @@ class _Spool:
         self.file = None
 
 
-def _decode_all(decoding: _Decoding, indices: list[int], spool: _Spool | None) -> tuple[Verdict, bool]:
+def _decode_all(decoding: _Decoding, indices: list[int], spool: _Spool | None, count: int) -> tuple[Verdict, bool]:
+    import numpy as np
     from tqdm import tqdm
 
     from trainrun.report.console import no_bars
 
     bad: dict[int, str] = {}
     firsts: dict[Shape, int] = {}
+    sizes = np.zeros((count, 2), np.int32)
     lasting = True
     chunks = [indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)]
     with (
@@ -174,13 +185,14 @@ def _decode_all(decoding: _Decoding, indices: list[int], spool: _Spool | None) -
                 if look.shape is None:
                     bad[look.index] = look.reason
                     continue
+                sizes[look.index] = look.shape[:2]
                 firsts[look.shape] = min(look.index, firsts.get(look.shape, look.index))
                 if spool and look.pixels is not None:
                     spool.put(look.index, look.pixels)
             bar.update(len(looks))
     shapes = sorted(firsts, key=firsts.__getitem__)
     odd = shapes[1] if len(shapes) > 1 else None
-    return Verdict(bad, shapes[0] if shapes else None, firsts[odd] if odd else None, odd), lasting
+    return Verdict(bad, shapes[0] if shapes else None, firsts[odd] if odd else None, odd, sizes=sizes), lasting
 
 
 def _here(decoding: _Decoding, chunks: list[list[int]]) -> Generator[list[_Look]]:
@@ -233,21 +245,25 @@ def _send_all(decoding: _Decoding, chunks: list[list[int]], pipe: Connection, ot
 
 
 def _recall(file: os.PathLike[str], count: int) -> Verdict | None:
+    import numpy as np
+
     try:
         with open(file, encoding="utf-8") as stored:
             found: dict[str, Any] = json.load(stored)
         bad = {int(index): str(reason) for index, reason in found["bad"]}
         shape, odd_shape = (tuple(map(int, s)) if s else None for s in (found["shape"], found["odd_shape"]))
+        sizes = np.array(found["sizes"], np.int32).reshape(count, 2)
         odd = None if found["odd"] is None else int(found["odd"])
         usable = found["count"] == count and all(0 <= i < count for i in [*bad, odd or 0])
         usable = usable and (shape is None or len(shape) == 3) and (odd is None) == (odd_shape is None)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
         return None
-    return Verdict(bad, shape, odd, odd_shape) if usable else None  # type: ignore[arg-type]  # `usable` has looked at them
+    return Verdict(bad, shape, odd, odd_shape, sizes=sizes) if usable else None  # type: ignore[arg-type]  # `usable` has looked at them
 
 
 def _remember(file: os.PathLike[str], count: int, verdict: Verdict) -> None:
-    words = {"count": count, "bad": sorted(verdict.bad.items()), "shape": verdict.shape, "odd": verdict.odd, "odd_shape": verdict.odd_shape}
+    words: dict[str, Any] = {"count": count, "bad": sorted(verdict.bad.items()), "shape": verdict.shape}
+    words |= {"odd": verdict.odd, "odd_shape": verdict.odd_shape, "sizes": [] if verdict.sizes is None else verdict.sizes.tolist()}
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not the run
         folder = os.path.dirname(file)
         os.makedirs(folder, exist_ok=True)
