@@ -65,15 +65,17 @@ class HardRoIHeads(RoIHeads):
         labels: Sequence[Tensor],
         goals: Sequence[Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """Of each box the cross-entropy of its class, and the smooth L1 of the four numbers that correct a foreground box: float32 [R] both."""
+        """Of each box the cross-entropy of its class, and the smooth L1 of the four numbers that correct a foreground box: [R] both."""
         logits, corrections = self.box_predictor(self.box_head(self.box_roi_pool(features, boxes, image_shapes)))
         label, goal = torch.cat(list(labels)), torch.cat(list(goals))
-        of_class = cross_entropy(logits.float(), label, reduction="none")
+        # At least float32, under autocast too.
+        logits, corrections, goal = (values.to(torch.promote_types(values.dtype, torch.float32)) for values in (logits, corrections, goal))
+        of_class = cross_entropy(logits, label, reduction="none")
         foreground = (label > 0).nonzero().squeeze(1)
-        found = corrections.float().unflatten(1, (-1, 4))[foreground, label[foreground]]
+        found = corrections.unflatten(1, (-1, 4))[foreground, label[foreground]]
         # 1/9 as in torchvision.
-        of_foreground = smooth_l1_loss(found, goal[foreground].float(), beta=1 / 9, reduction="none").sum(1)
-        return of_class, torch.zeros_like(of_class).index_put((foreground,), of_foreground)
+        of_foreground = smooth_l1_loss(found, goal[foreground].to(found.dtype), beta=1 / 9, reduction="none").sum(1)
+        return of_class, torch.zeros_like(of_class).index_put((foreground,), of_foreground.to(of_class.dtype))
 
     def hardest(self, boxes: Sequence[Tensor], losses: Sequence[Tensor]) -> list[Tensor]:
         """For each picture the rows of the boxes [R, 4] that are chosen by their losses [R], the hardest first."""
