@@ -88,7 +88,9 @@ def test_it_is_cocos_measure_written_out(seed: int, crowds: bool) -> None:
     assert got["map_75"] == pytest.approx(np.mean([row[5] for row in counted]), abs=1e-6)
 
 
-def boxes(*rows: list[float], label: int = 1, ignored: list[bool] | None = None, scores: list[float] | None = None) -> dict[str, torch.Tensor]:
+def boxes(
+    *rows: list[float], label: int = 1, ignored: list[bool] | None = None, scores: list[float] | None = None
+) -> dict[str, torch.Tensor]:
     kept = torch.tensor(rows).reshape(-1, 4)
     return {
         "boxes": kept, "labels": torch.full((len(rows),), label), "ignored": torch.tensor(ignored or [False] * len(rows), dtype=torch.bool),

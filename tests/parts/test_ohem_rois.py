@@ -177,8 +177,8 @@ def test_scoring_leaves_norms_and_dropout_alone() -> None:
     rows = alone.hardest(boxes, (of_class + of_box).split([len(b) for b in boxes]))
     alone.train()
     torch.manual_seed(1)
-    of_class, of_box = alone.losses(features, *[[every[r] for every, r in zip(boxes, rows, strict=True)], SHAPES],  # fmt: skip
-                                    *([every[r] for every, r in zip(of, rows, strict=True)] for of in (labels, goals)))  # fmt: skip
+    boxes, labels, goals = ([every[r] for every, r in zip(of, rows, strict=True)] for of in (boxes, labels, goals))
+    of_class, _ = alone.losses(features, boxes, SHAPES, labels, goals)
     assert torch.equal(torch.rand(1), after)  # dropout drew for the chosen only
     assert torch.equal(of_class.mean(), found["loss_classifier"])
     assert all(torch.equal(a, b) for a, b in zip(alone.state_dict().values(), hard.state_dict().values(), strict=True))

@@ -41,24 +41,29 @@ def mean_average_precision(found: Sequence[Mapping[str, Tensor]], truth: Sequenc
         for box, label, score in zip(got["boxes"].tolist(), got["labels"].tolist(), got["scores"].tolist(), strict=True):
             results.append(_annotation(picture, label, box) | {"score": score})
     wanted = {each["category_id"] for each in annotations if not each["iscrowd"]}
-    if results and wanted:
-        known = package.COCO({
-            "images": [{"id": picture} for picture in range(1, len(truth) + 1)],
-            "categories": [{"id": label} for label in range(1, classes + 1)],
-            "annotations": annotations,
-        })  # fmt: skip
-        measure = package.COCOeval_faster(known, known.loadRes(results), "bbox", print_function=_silent)
-        measure.params.areaRng, measure.params.areaRngLbl, measure.params.maxDets = [[0, 1e10]], ["all"], [MOST]
-        measure.evaluate()
-        measure.accumulate()
-        by_iou = measure.eval["precision"][..., 0, 0].mean(1)  # [IoU, recall, class, area, most] to [IoU, class]
+    by_iou = _precision(package, len(truth), classes, annotations, results) if results and wanted else None
     rows = {}
-    for name, ious in (("", slice(None)), ("_50", 0), ("_75", 5)):
+    for name, ious in (("", slice(None)), ("_50", slice(0, 1)), ("_75", slice(5, 6))):
         rows[name] = [
-            None if label not in wanted else float(by_iou[ious, label - 1].mean()) if results else 0.0 for label in range(1, classes + 1)
+            None if label not in wanted else 0.0 if by_iou is None else float(by_iou[ious, label - 1].mean())
+            for label in range(1, classes + 1)
         ]
     means = {f"map{name}": _mean([value for value in row if value is not None]) for name, row in rows.items()}
     return means | {"per_class": rows[""], "per_class_50": rows["_50"]}
+
+
+def _precision(package: Any, pictures: int, classes: int, annotations: list[dict[str, Any]], results: list[dict[str, Any]]) -> Any:
+    """Average precision [IoU, class] over the recalls."""
+    known = package.COCO({
+        "images": [{"id": picture} for picture in range(1, pictures + 1)],
+        "categories": [{"id": label} for label in range(1, classes + 1)],
+        "annotations": annotations,
+    })  # fmt: skip
+    measure = package.COCOeval_faster(known, known.loadRes(results), "bbox", print_function=_silent)
+    measure.params.areaRng, measure.params.areaRngLbl, measure.params.maxDets = [[0, 1e10]], ["all"], [MOST]
+    measure.evaluate()
+    measure.accumulate()
+    return measure.eval["precision"][..., 0, 0].mean(1)  # [IoU, recall, class, area, most]
 
 
 def _annotation(picture: int, label: int, box: Sequence[float]) -> dict[str, Any]:

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 # Written out so that a recipe is checked without torchvision; a test holds them against torchvision.models.list_models.
-TWO_STAGES = ["fasterrcnn_mobilenet_v3_large_320_fpn", "fasterrcnn_mobilenet_v3_large_fpn", "fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2"]
+TWO_STAGES = [
+    "fasterrcnn_mobilenet_v3_large_320_fpn",
+    "fasterrcnn_mobilenet_v3_large_fpn",
+    "fasterrcnn_resnet50_fpn",
+    "fasterrcnn_resnet50_fpn_v2",
+]
 ONE_STAGE = ["retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2", "fcos_resnet50_fpn"]
 FIXED_SIZE = ["ssdlite320_mobilenet_v3_large", "ssd300_vgg16"]
 
@@ -28,20 +33,28 @@ Weights = Annotated[
 ]
 BackboneWeights = Annotated[
     str | None,
-    Field(description="ImageNet weights for the backbone: DEFAULT, a torchvision name such as IMAGENET1K_V1, or a .safetensors or .pth file."),
+    Field(
+        description="ImageNet weights for the backbone: DEFAULT, a torchvision name such as IMAGENET1K_V1, or a .safetensors or .pth file."
+    ),
 ]
 TrainableLayers = Annotated[
     int | None,
-    Field(ge=0, le=6, description="Stages of a backbone with weights that learn, counted from the last; 3 by default, without weights all."),
+    Field(
+        ge=0, le=6, description="Stages of a backbone with weights that learn, counted from the last; 3 by default, without weights all."
+    ),
 ]
 Norm = Annotated[
     Literal["batch", "frozen", "group"] | None,
-    Field(description="Normalisation: learned over the batch, fixed as in the weights, or over groups of channels; by default torchvision's own."),
+    Field(
+        description="Normalisation: learned over the batch, fixed as in the weights, or over groups of channels; by default torchvision's own."
+    ),
 ]
 MinSize = Annotated[int | None, Field(ge=32, le=10_000, description="Pictures are scaled so that the shorter side has so many pixels.")]
 MaxSize = Annotated[int | None, Field(ge=32, le=10_000, description="And shrunk further where the longer side would have more than this.")]
 ScoreThreshold = Annotated[float | None, Field(ge=0, lt=1, description="Boxes with a lower score are not reported.")]
-NmsIou = Annotated[float | None, Field(gt=0, le=1, description="Of reported boxes of a class that overlap by more than this, the best stays.")]
+NmsIou = Annotated[
+    float | None, Field(gt=0, le=1, description="Of reported boxes of a class that overlap by more than this, the best stays.")
+]
 Detections = Annotated[int | None, Field(ge=1, le=10_000, description="Most boxes reported for a picture.")]
 Proposals = Annotated[
     int | None,
@@ -174,7 +187,11 @@ def tiny_fasterrcnn(
     hidden: Annotated[int, Field(ge=1, le=8192, description="Units of the two hidden layers of the RoI head.")] = 128,
     anchors: Annotated[
         list[Annotated[int, Field(ge=1, le=10_000)]],
-        Field(min_length=1, max_length=20, description="Sides of the anchors in pixels, each as a square, twice as wide and twice as high."),
+        Field(
+            min_length=1,
+            max_length=20,
+            description="Sides of the square anchors in pixels; each has two more of its area, twice as wide as high and twice as high as wide.",
+        ),
     ] = [8, 16, 32, 64],  # noqa: B006  # the schema copies it
     min_size: MinSize = None,
     max_size: MaxSize = None,

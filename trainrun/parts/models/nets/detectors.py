@@ -44,13 +44,19 @@ def build(
     """The detector for pictures of shape[0] channels, with its weights loaded; options that are None are torchvision's own."""
     channels, started = shape[0], weights is not None or backbone_weights is not None
     if weights is not None and backbone_weights is not None:
-        raise UserError("weights are those of the whole detector, so backbone_weights have no effect: remove one of model.weights and model.backbone_weights")
+        raise UserError(
+            "weights are those of the whole detector, so backbone_weights have no effect: remove one of model.weights and model.backbone_weights"
+        )
     if not started and trainable_layers is not None:
-        raise UserError("trainable_backbone_layers would freeze layers that know nothing: set model.weights or model.backbone_weights, or remove it")
+        raise UserError(
+            "trainable_backbone_layers would freeze layers that know nothing: set model.weights or model.backbone_weights, or remove it"
+        )
     if not started and norm == "frozen":
         raise UserError("norm: frozen fixes what weights bring along: set model.weights or model.backbone_weights, or model.norm=group")
     if norm == "group" and any(given is not None and not files.is_path(given) for given in (weights, backbone_weights)):
-        raise UserError("published weights were trained with batch norm, which group norm cannot follow: set model.norm=frozen or model.norm=batch")
+        raise UserError(
+            "published weights were trained with batch norm, which group norm cannot follow: set model.norm=frozen or model.norm=batch"
+        )
 
     model = torchvision.models.get_model(
         name, weights=None, weights_backbone=None, num_classes=classes + 1, image_mean=[0.0] * channels, image_std=[1.0] * channels,

@@ -72,7 +72,9 @@ def build(
 ) -> FasterRCNN:
     """The detector for pictures of shape[0] channels and `classes` classes besides background."""
     if max_size is not None and min_size is None:
-        raise UserError("without min_size pictures keep their size, so max_size has no effect: set model.min_size too, or remove model.max_size")
+        raise UserError(
+            "without min_size pictures keep their size, so max_size has no effect: set model.min_size too, or remove model.max_size"
+        )
     channels = shape[0]
     backbone = TinyBackbone(channels, width, depth, norm)
     plain, unit = [0.0] * channels, [1.0] * channels
