@@ -151,4 +151,5 @@ KINDS: dict[str, Kind] = {
     "augment": Kind("what is done to each picture before the network sees it"),
     "sampler": Kind("which pictures an epoch has, and in which order"),
     "loss": Kind("what is minimised"),
+    "mining": Kind("which examples are trained on"),
 }

@@ -38,14 +38,14 @@ def build(name: str, shape: tuple[int, int, int], classes: int, weights: str | N
     model = torchvision.models.get_model(name, weights=None, num_classes=classes, **options)
     stem, head = files.ends(model)
     if channels != 3:
-        model.set_submodule(stem, _for_channels(model.get_submodule(stem), channels))
+        model.set_submodule(stem, for_channels(model.get_submodule(stem), channels))
     if weights is not None:
-        published = not files.is_path(weights)
-        state = _published(name, weights) if published else files.read(weights)
+        named = not files.is_path(weights)
+        state = published(name, weights) if named else files.read(weights)
         if name in ("googlenet", "inception_v3"):
             state = _without_auxiliary(state)
             # torchvision ported these from TensorFlow, where pictures ran from -1 to 1.
-            model.transform_input = published and channels == 3  # type: ignore[assignment]  # nn.Module's annotation knows modules and tensors only
+            model.transform_input = named and channels == 3  # type: ignore[assignment]  # nn.Module's annotation knows modules and tensors only
         elif name.startswith("densenet"):
             state = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", key): value for key, value in state.items()}
         elif name.startswith("vit") and "encoder.pos_embedding" in state:
@@ -84,19 +84,19 @@ def _options(name: str, height: int, width: int) -> dict[str, Any]:
     return {}
 
 
-def _for_channels(conv: nn.Module, channels: int) -> nn.Conv2d:
+def for_channels(conv: nn.Module, channels: int) -> nn.Conv2d:
     """A new convolution like `conv` for another number of input channels."""
     assert isinstance(conv, nn.Conv2d) and conv.groups == 1
     return nn.Conv2d(channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation, bias=conv.bias is not None)  # type: ignore[arg-type]  # tuples of two, which torch annotates as of any length
 
 
-def _published(name: str, weights: str) -> Mapping[str, Tensor]:
-    """The weights torchvision publishes under that name, from its cache or the network."""
+def published(name: str, weights: str, option: str = "weights") -> Mapping[str, Tensor]:
+    """The weights torchvision publishes under that name, from its cache or the network; `option` is the one that asked for them."""
     known = torchvision.models.get_model_weights(name)
     if weights not in known.__members__:
         near = nearest(weights, known.__members__)
         hint = f"did you mean {near}?" if near else f"there are {', '.join(known.__members__)}" if known.__members__ else "it has none"
-        raise UserError(f"{name} has no weights {weights!r}; {hint} (or set model.weights to a .safetensors or .pth file)")
+        raise UserError(f"{name} has no weights {weights!r}; {hint} (or set model.{option} to a .safetensors or .pth file)")
     chosen = known[weights]
     cached = Path(torch.hub.get_dir()) / "checkpoints" / chosen.url.rsplit("/", 1)[1]
     try:
