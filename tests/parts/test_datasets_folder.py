@@ -163,12 +163,17 @@ def test_pictures_of_different_sizes_need_a_size(tmp_path: Path, verify: Any) ->
     assert data.train.read(range(8)).shape == (8, 6, 6, 1) == (8, *data.train.shape)
 
 
-def test_the_validation_side_must_have_the_same_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize("verify", ["full", "sample", "off"])
+def test_the_sizes_of_both_sides_are_known_where_any_two_differ(tmp_path: Path, verify: Any) -> None:
     fill(tmp_path / "train")
     (tmp_path / "val" / "a").mkdir(parents=True)
     Image.new("RGB", (9, 8)).save(tmp_path / "val" / "a" / "x.png")
-    with pytest.raises(UserError, match="val/a/x.png has 8 x 9"):
-        folder_part(root=str(tmp_path))
+    data = folder_part(root=str(tmp_path), verify=verify)
+    assert data.validation and data.train.sizes is not None and data.validation.sizes is not None
+    assert data.train.sizes.tolist() == [[8, 8]] * 8 and data.validation.sizes.tolist() == [[8, 9]] and data.validation.sizes.dtype == np.int32
+    assert data.train.shape == data.validation.shape == (8, 9, 3)
+    assert data.train.read([3, 4]).shape == (2, 8, 8, 3)
+    assert folder_part(root=str(tmp_path / "train"), verify=verify).train.sizes is None
 
 
 def spoil(root: Path, count: int) -> list[str]:

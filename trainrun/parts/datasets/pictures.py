@@ -6,7 +6,8 @@ import io
 import os
 import stat
 import threading
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from trainrun.errors import UserError
 
@@ -23,6 +24,7 @@ _LARGE = 8_000_000  # pixels from which on pictures are decoded one at a time, s
 _one_large = threading.Lock()
 _MOST_SCANS = 100  # a progressive JPEG has about 10; each one costs a pass over all pixels
 _ORIENTATION = 0x0112
+_SIDEWAYS = (5, 6, 7, 8)  # of EXIF's orientations, those that exchange height and width
 
 
 class BadPicture(Exception):
@@ -46,11 +48,54 @@ def read_file(path: str) -> bytes:
         return file.read()
 
 
-def decode(source: str | bytes, channels: int, size: int | None = None, *, decoder: str = "pillow", thorough: bool = False) -> np.ndarray:
+Box = tuple[float, float, float, float]  # top, left, height and width, in pixels of the upright picture
+Shape = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Window:
+    """What to take of a picture: a box, resized to `size`; `whole` is the (height, width) that the picture is known to have.
+
+    A box of whole pixels that has the size already is copied, black where it reaches beyond the picture. Any other must lie within
+    it and is resized (bilinear, antialiased), its rim mixed with what lies beside it in the picture.
+    """
+
+    box: Box
+    size: Shape
+    whole: Shape
+
+    def of(self, image: Image.Image, scale: int = 1) -> Image.Image:
+        """What the window shows of a picture that is decoded at 1 / scale of its size."""
+        from PIL import Image
+
+        top, left, height, width = self.box
+        if (height, width) == self.size and top.is_integer() and left.is_integer() and scale == 1:
+            return image.crop((int(left), int(top), int(left + width), int(top + height)))
+        # A sum may be rounded to a little beyond the edge, which Pillow refuses.
+        right, bottom = min(left + width, self.whole[1]), min(top + height, self.whole[0])
+        box = (max(left, 0) / scale, max(top, 0) / scale, right / scale, bottom / scale)
+        return image.resize(self.size[::-1], Image.Resampling.BILINEAR, box=box)
+
+    @property
+    def scale(self) -> int:
+        """By how much the decoder may shrink the picture: what is left of the box has twice the size at least, so that resizing it hides that."""
+        fits = min(side / (2 * wanted) for side, wanted in zip(self.box[2:], self.size, strict=True))
+        return next((scale for scale in (8, 4, 2) if scale <= fits), 1)
+
+    def check(self, height: int, width: int) -> None:
+        """Raise BadPicture where the picture is not the one that was looked at before the run."""
+        if (height, width) != self.whole:
+            raise BadPicture(f"it has {height} x {width} pixels (height x width), and had {self.whole[0]} x {self.whole[1]} before the run")
+
+
+def decode(
+    source: str | bytes, channels: int, size: int | None = None, *, window: Window | None = None, decoder: str = "pillow", thorough: bool = False
+) -> np.ndarray:
     """Decode a file (its path or its bytes) to uint8 [height, width, channels], channels 1 (grey, ITU-R 601) or 3 (RGB).
 
     With `size`, the middle square is resized to size x size (bilinear, antialiased); a JPEG at least four times as large
-    is decoded at a reduced scale that still leaves twice `size`. Turned upright as its EXIF says. Transparency is laid on
+    is decoded at a reduced scale that still leaves twice `size`. With `window` instead, that is taken, and a JPEG reduced in the same
+    way, unless it must be turned, where the pixels at its edges may stand for less than others. Turned upright as its EXIF says. Transparency is laid on
     white, for which most cut-outs, icons and drawings are made: a black drawing would vanish on black. 16-bit grey is
     scaled to 0..255. Of an animation, the first frame. `thorough` also finds JPEGs that end early but look complete.
     Raises BadPicture, or OSError where the file cannot be read.
@@ -59,15 +104,15 @@ def decode(source: str | bytes, channels: int, size: int | None = None, *, decod
     if not data:
         raise BadPicture("an empty file")
     if decoder == "torchcodec" and data.startswith(b"\xff\xd8"):
-        decoded = _decode_jpeg_with_torchcodec(data, channels, size)
+        decoded = _decode_jpeg_with_torchcodec(data, channels, size, window)
         if decoded is not None and not (thorough and ends_early(data)):
             return decoded
     try:
         image = _open(data)
         if image.width * image.height < _LARGE:
-            return _upright_pixels(image, data, channels, size, thorough)
+            return _upright_pixels(image, data, channels, size, window, thorough)
         with _one_large:
-            return _upright_pixels(image, data, channels, size, thorough)
+            return _upright_pixels(image, data, channels, size, window, thorough)
     except BadPicture:
         raise
     except Exception as error:
@@ -75,18 +120,32 @@ def decode(source: str | bytes, channels: int, size: int | None = None, *, decod
         raise BadPicture(f"not a picture in one of the formats {', '.join(FORMATS)}" if "cannot identify" in text else text) from error
 
 
-def _open(data: bytes) -> Image.Image:
+def measure(path: str) -> Shape:
+    """Height and width of a picture file once it is upright, from its header; raises as `decode` does."""
+    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise BadPicture("not a regular file")
+        try:
+            image = _open(file)
+            return image.size if _orientation(image) in _SIDEWAYS else image.size[::-1]
+        except BadPicture:
+            raise
+        except Exception as error:
+            raise BadPicture(str(error) or type(error).__name__) from error
+
+
+def _open(data: bytes | BinaryIO) -> Image.Image:
     from PIL import Image
 
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS)
     if image.width * image.height > MOST_PIXELS:
         raise BadPicture(f"{image.width} x {image.height} pixels; the limit is {MOST_PIXELS // 1_000_000} million")
-    if image.format == "JPEG" and image.info.get("progressive") and data.count(b"\xff\xda") > _MOST_SCANS:
+    if isinstance(data, bytes) and image.format == "JPEG" and image.info.get("progressive") and data.count(b"\xff\xda") > _MOST_SCANS:
         raise BadPicture(f"a progressive JPEG of more than {_MOST_SCANS} scans")
     return image
 
 
-def _upright_pixels(image: Image.Image, data: bytes, channels: int, size: int | None, thorough: bool) -> np.ndarray:
+def _upright_pixels(image: Image.Image, data: bytes, channels: int, size: int | None, window: Window | None, thorough: bool) -> np.ndarray:
     import numpy as np
     from PIL import Image, ImageOps
 
@@ -100,10 +159,21 @@ def _upright_pixels(image: Image.Image, data: bytes, channels: int, size: int | 
             image = _open(data)  # what is loaded can no longer be reduced
     if reduced and size:
         image.draft(None, (2 * size, 2 * size))
+    scale, turned = 1, _orientation(image) != 1
+    if window and not turned:
+        window.check(image.height, image.width)
+        scale = window.scale if jpeg else 1
+        if scale > 1:
+            image.draft(None, (image.width // scale, image.height // scale))
+            scale = round(window.whole[0] / image.height)
     image.load()
-    if _turned(image):
+    if turned:
         image = ImageOps.exif_transpose(image)
+        if window:
+            window.check(image.height, image.width)
     image = _to_mode(image, "L" if channels == 1 else "RGB")
+    if window:
+        image = window.of(image, scale)
     if size and image.size != (size, size):
         side = min(image.size)
         left, top = (image.width - side) / 2, (image.height - side) / 2
@@ -112,13 +182,13 @@ def _upright_pixels(image: Image.Image, data: bytes, channels: int, size: int | 
     return pixels[..., None] if channels == 1 else pixels
 
 
-def _turned(image: Image.Image) -> bool:
+def _orientation(image: Image.Image) -> int:
     if image.format == "JPEG" and not ({"exif", "xmp"} & image.info.keys()):
-        return False  # to look for one that is not there takes a seventh of the time of a small picture
+        return 1  # to look for one that is not there takes a seventh of the time of a small picture
     try:
-        return image.getexif().get(_ORIENTATION, 1) != 1
+        return image.getexif().get(_ORIENTATION, 1)
     except Exception:
-        return False
+        return 1
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -171,7 +241,7 @@ def ends_early(data: bytes, image: Image.Image | None = None) -> bool:
     return False
 
 
-def _decode_jpeg_with_torchcodec(data: bytes, channels: int, size: int | None) -> np.ndarray | None:
+def _decode_jpeg_with_torchcodec(data: bytes, channels: int, size: int | None, window: Window | None) -> np.ndarray | None:
     """The picture, or None where Pillow shall look at it: unusual channels or scans, or damage."""
     import numpy as np
     from PIL import Image
@@ -186,13 +256,25 @@ def _decode_jpeg_with_torchcodec(data: bytes, channels: int, size: int | None) -
         pixels = decode_jpeg(data, mode="GRAY" if channels == 1 else "RGB").permute(1, 2, 0).numpy()
     except (RuntimeError, ValueError):
         return None
-    if size and pixels.shape[:2] != (size, size):
-        height, width, _ = pixels.shape
+    height, width, _ = pixels.shape
+    if window:
+        window.check(height, width)
+        pixels = cut_out(pixels, window)
+    elif size and (height, width) != (size, size):
         side = min(height, width)
         left, top = (width - side) / 2, (height - side) / 2
         image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
         pixels = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side)))
     return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def cut_out(pixels: np.ndarray, window: Window) -> np.ndarray:
+    """What a window shows of a decoded picture, uint8 [height, width, channels]."""
+    import numpy as np
+    from PIL import Image
+
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    return np.asarray(window.of(image)).reshape(*window.size, pixels.shape[2])
 
 
 def torchcodec_decoder() -> Any:

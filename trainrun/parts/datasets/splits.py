@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainrun.errors import UserError
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -21,13 +23,18 @@ class Split:
     """One side of a data set, training or validation.
 
     labels: int64 array [n].
-    shape: height, width, channels of every picture.
+    shape: height, width, channels of every picture; where `sizes` are given, the largest height and the largest width.
     read: sample ids -> uint8 array [len(ids), height, width, channels], a pure function of the ids that can be pickled
         for worker processes; raises UserError naming each picture that cannot be read.
     digest: changes whenever labels or pictures change.
     source: sample id -> what the picture is called in messages (a file's path).
     cache: whether reading is slow enough for decoded pictures to be worth keeping on disk.
     held: all pictures as uint8 [n, height, width, channels], where they are in memory anyway.
+    sizes: int32 array [n, 2], height and width of each upright picture, where those of the data set are not all of one size: then
+        `read` takes samples of one size only.
+    cut: sample ids, a box for each as float64 [len(ids), 4] (top, left, height, width in pixels of the upright picture) and the
+        (height, width) of the result -> uint8 array [len(ids), *size, channels], without all of a large picture being decoded where
+        that can be spared. None where pictures are no files: then they are read whole.
     """
 
     labels: np.ndarray
@@ -37,6 +44,8 @@ class Split:
     source: Callable[[int], str] = _numbered
     cache: bool = False
     held: np.ndarray | None = None
+    sizes: np.ndarray | None = None
+    cut: Callable[[Sequence[int], np.ndarray, tuple[int, int]], np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -56,6 +65,15 @@ class Data:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     skipped: tuple[tuple[str, str], ...] = ()
+
+
+def differs(name: str, found: Sequence[int], expected: Sequence[int]) -> UserError:
+    """What to say of a picture that has not the height and width of the others."""
+    return UserError(
+        f"{name} has {found[0]} x {found[1]} pixels (height x width), the first picture {expected[0]} x {expected[1]}; all must have one size: "
+        f"write data.size={min(expected[:2])} to resize the shorter side and cut out the middle square, or begin augment with a crop to one size "
+        "(center_crop, random_resized_crop or scale_jitter), which is then cut out of the whole picture"
+    )
 
 
 def cache_folder() -> Path:
