@@ -6,23 +6,24 @@ enlarged afterwards. The box is the one that the part itself gives for this pict
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 
 from trainrun.draw import Draw, draws, key
-from trainrun.engine.steps import in_evaluation
+from trainrun.engine.steps import Geometric, in_evaluation
+from trainrun.errors import UserError
 from trainrun.parts.augmentations.geometry import Move, Warp
-from trainrun.parts.datasets import pictures
+from trainrun.parts.augmentations.resample import cut_out, transform
+from trainrun.parts.datasets.pictures import BadPicture
 from trainrun.parts.datasets.splits import Split, differs
 from trainrun.recipe.registry import Part, PartNode, Registry
 from trainrun.recipe.schema import Recipe
 
 Shape = tuple[int, int]
-_OUTSIDE = 1e-3  # pixels; more than a sum of numbers below 16,384 is rounded by
 
 
 @dataclass(frozen=True)
@@ -46,33 +47,39 @@ class Wanted:
 class Cut:
     """The crop in training and what takes its place in evaluation; size: height and width of what both give."""
 
-    training: Callable[..., Move | Warp]
-    evaluation: Callable[..., Move | Warp]
+    training: Geometric
+    evaluation: Geometric
     size: Shape
-    seed: int
-    purpose: int
+    seed: int = 0
 
     def read(self, split: Split, wanted: Wanted) -> np.ndarray:
-        """The cuts, uint8 [B, *size, C]; raises UserError as the split does."""
-        ids = wanted.ids.tolist()
-        shapes = [split.shape[:2]] * len(ids) if split.sizes is None else [(height, width) for height, width in split.sizes[ids].tolist()]
-        boxes = self.boxes(shapes, wanted)
-        if split.cut:
-            return split.cut(ids, boxes, self.size)
-        found = np.empty((len(ids), *self.size, split.shape[2]), np.uint8)
-        for n, (picture, box, shape) in enumerate(zip(split.read(ids), boxes.tolist(), shapes, strict=True)):
-            found[n] = pictures.cut_out(picture, pictures.Window(tuple(box), self.size, shape))
+        """The cuts, uint8 [B, *size, C]; raises UserError, as the split does, and where a picture has another size than it had."""
+        visits = None if wanted.visits is None else torch.from_numpy(wanted.visits)
+        draw = draws(self.seed, wanted.epoch, torch.from_numpy(wanted.ids), visits)
+        found = np.empty((len(wanted), *self.size, split.shape[2]), np.uint8)
+        for n, sample in enumerate(wanted.ids.tolist()):
+            height, width = split.shape[:2] if split.sizes is None else split.sizes[sample].tolist()
+            decode = functools.partial(split.decode, sample) if split.decode else functools.partial(_as_it_is, split, sample)
+            try:
+                found[n] = self.of(decode, (height, width), _row(draw, n), wanted.training)
+            except BadPicture as error:
+                raise UserError(f"{split.source(sample)} {error}") from None
         return found
 
-    def boxes(self, shapes: Sequence[Shape], wanted: Wanted) -> np.ndarray:
-        """Top, left, height and width of each sample's box, in pixels of a picture with this height and width: float64 [B, 4]."""
-        visits = None if wanted.visits is None else torch.from_numpy(wanted.visits)
-        draw = draws(self.seed, wanted.epoch, torch.from_numpy(wanted.ids), visits).for_(self.purpose)
-        part = self.training if wanted.training else self.evaluation
-        boxes = np.empty((len(shapes), 4))
-        for n, shape in enumerate(shapes):
-            boxes[n] = _box(part(shape, _row(draw, n)), shape)
-        return boxes
+    def of(self, decode: Callable[[int], np.ndarray], shape: Shape, draw: Draw, training: bool) -> np.ndarray:
+        """The cut of one picture of this height and width, uint8 [*size, C], with the numbers of one sample.
+
+        decode: takes the number by which it may shrink the picture, and returns it, uint8 [H, W, C].
+        """
+        step = self.training if training else self.evaluation
+        motion = step.motion(shape, draw)
+        pixels = torch.from_numpy(decode(_spare(motion)))
+        scale = round(shape[0] / pixels.shape[0])
+        if pixels.shape[:2] != tuple(-(-side // max(scale, 1)) for side in shape):
+            raise BadPicture(f"has {pixels.shape[0]} x {pixels.shape[1]} pixels (height x width), and {shape[0]} x {shape[1]} when it was looked at")
+        if isinstance(motion, Warp) and step.border is None and _along_axes(motion):
+            return cut_out(pixels, motion, scale).numpy()
+        return transform(pixels.permute(2, 0, 1)[None], motion, step.beyond(motion))[0].permute(1, 2, 0).numpy()
 
 
 def _row(draw: Draw, n: int) -> Draw:
@@ -80,20 +87,24 @@ def _row(draw: Draw, n: int) -> Draw:
     return replace(draw, base=draw.base[n : n + 1], ids=draw.ids[n : n + 1])
 
 
-def _box(motion: Move | Warp, shape: Shape) -> tuple[float, float, float, float]:
-    """What a motion of one sample shows of a picture of this shape."""
-    height, width = motion.size
-    if isinstance(motion, Move):
-        return float(motion.y), float(motion.x), float(height), float(width)
-    (right, _, x), (_, down, y), _ = motion.matrix[0].tolist()
-    # The edge of a pixel lies half a pixel before its centre, in what is shown and in what shows it.
-    top, left, tall, wide = y - down / 2 + 0.5, x - right / 2 + 0.5, down * height, right * width
-    if min(top, left) < -_OUTSIDE or top + tall > shape[0] + _OUTSIDE or left + wide > shape[1] + _OUTSIDE:
-        raise ValueError(f"a part with the fact `cuts` gave the box {top, left, tall, wide} of a picture of {shape}")
-    return top, left, tall, wide
+def _as_it_is(split: Split, sample: int, shrink: int) -> np.ndarray:
+    return split.read([sample])[0]
 
 
-def first_crop(recipe: Recipe, parts: Registry) -> tuple[Part, PartNode] | None:
+def _along_axes(warp: Warp) -> bool:
+    m = warp.matrix[0]
+    return not warp.projective and bool(m[0, 0] > 0) and bool(m[1, 1] > 0) and not bool(m[0, 1]) and not bool(m[1, 0])
+
+
+def _spare(motion: Move | Warp) -> int:
+    """By how much the decoder may shrink the picture: two of its pixels at least are left for one that is wanted."""
+    if isinstance(motion, Move) or not _along_axes(motion):
+        return 1
+    least = min(motion.matrix[0, 0, 0].item(), motion.matrix[0, 1, 1].item()) / 2
+    return next((scale for scale in (8, 4, 2) if scale <= least), 1)
+
+
+def _first_crop(recipe: Recipe, parts: Registry) -> tuple[Part, PartNode] | None:
     """The part that stands first among the augmentations, if it can be carried out where pictures are decoded."""
     node = recipe.augment[0] if recipe.augment else None
     part = parts.get(node.kind, node.name) if node else None
@@ -102,7 +113,7 @@ def first_crop(recipe: Recipe, parts: Registry) -> tuple[Part, PartNode] | None:
 
 def where_to_cut(recipe: Recipe, parts: Registry, unequal: bool | None) -> tuple[str, str]:
     """What data.cut: auto comes to and why; unequal: whether pictures differ in size, None where that is not known yet."""
-    found = first_crop(recipe, parts)
+    found = _first_crop(recipe, parts)
     if found is None:
         return "device", "the first of augment is no crop to one size" if recipe.augment else "there is no crop"
     if unequal is None:
@@ -115,17 +126,18 @@ def make_cut(recipe: Recipe, parts: Registry, *splits: Split | None) -> Cut | No
 
     Raises UserError where that cannot be, because pictures differ in size, and names one.
     """
-    found = first_crop(recipe, parts)
     if recipe.data.options["cut"] != "worker":
         _refuse_unequal(split for split in splits if split is not None and split.sizes is not None)
         return None
+    found = _first_crop(recipe, parts)
     assert found, "a check of the recipe refuses it"
     part, node = found
-    training: Any = part.call(node.options)
-    evaluation = in_evaluation(part, node)
-    assert evaluation, f"{node.name} has no stand-in for evaluation"
-    size = training((1 << 12, 1 << 12), draws(0, 0, torch.empty(0, dtype=torch.int64))).size
-    return Cut(training, evaluation, size, recipe.seed, key("augment", 0, node.name))
+    instead = in_evaluation(part, node)
+    assert instead, f"{node.name} has nothing that takes its place in evaluation"
+    purpose, border = key("augment", 0, node.name), node.options.get("mode")
+    training, evaluation = (Geometric(((apply, purpose),), border) for apply in (part.call(node.options), instead))
+    nobody = draws(0, 0, torch.empty(0, dtype=torch.int64))
+    return Cut(training, evaluation, training.motion((1 << 12, 1 << 12), nobody).size, recipe.seed)
 
 
 def _refuse_unequal(splits: Iterable[Split]) -> None:

@@ -57,7 +57,7 @@ def launch(
                 world.first(lambda: stack.enter_context(directory.claim(before)))
             with signals.at_once():
                 data = open_data(loaded.recipe.data)
-            recipe, _ = settle(loaded.recipe, world, data.train.shape, unequal=data.train.sizes is not None)
+            recipe, _ = settle(loaded.recipe, world, data.train)
             _check(loaded, recipe, data)
             if before:
                 _compare(before, recipe, allow_plugins, call)

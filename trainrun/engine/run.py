@@ -29,7 +29,7 @@ from trainrun.engine.teller import Silent
 from trainrun.errors import NonFinite, UserError
 from trainrun.parts.augmentations import Statistics
 from trainrun.parts.datasets.imbalance import imbalanced
-from trainrun.parts.datasets.splits import Data
+from trainrun.parts.datasets.splits import Data, Split
 from trainrun.parts.initializers import initialize
 from trainrun.parts.optimizers import make_optimizer, weight_decay_factor, write_rates
 from trainrun.parts.schedules import Schedule, make_schedule
@@ -207,14 +207,15 @@ _SMALL = 16
 
 
 def settle(
-    recipe: Recipe, world: World, shape: tuple[int, int, int] | None = None, parts: Registry = registry, unequal: bool = False
+    recipe: Recipe, world: World, pictures: Split | tuple[int, int, int] | None = None, parts: Registry = registry
 ) -> tuple[Recipe, dict[str, str]]:
     """The recipe with every automatic value decided for this machine, and the reason of each by its dotted path.
 
-    shape: height, width and channels of the pictures, the largest where they are `unequal`, where the data set is at hand; else what its
-    part knows of itself.
+    pictures: those of the data set where it is at hand, or height, width and channels that all have; else what its part knows of itself.
     """
     known = parts.get("data", recipe.data.name)
+    unequal = isinstance(pictures, Split) and pictures.sizes is not None
+    shape = pictures.shape if isinstance(pictures, Split) else pictures
     shape = shape or (known.facts.get("shape", lambda options: None)(recipe.data.options) if known else None)
     decided: dict[str, Any] = {}
     reasons: dict[str, str] = {}

@@ -11,7 +11,7 @@ import torch
 
 from trainrun.draw import draws
 from trainrun.engine.checkpoint import Checkpoints, Snapshot, load_weights
-from trainrun.engine.cut import Cut, Wanted, make_cut
+from trainrun.engine.cut import Cut, make_cut
 from trainrun.engine.directory import result
 from trainrun.engine.evaluate import evaluate
 from trainrun.engine.feed import budget, open_feed
@@ -22,7 +22,7 @@ from trainrun.engine.signals import Interrupted, Signals
 from trainrun.engine.steps import network_shape
 from trainrun.errors import Stopped, UserError
 from trainrun.parts.augmentations import Statistics
-from trainrun.parts.datasets.pictures import BadPicture, Window, decode, measure
+from trainrun.parts.datasets.pictures import BadPicture, decode, measure
 from trainrun.parts.datasets.splits import Data, Split
 from trainrun.recipe.load import load
 from trainrun.recipe.registry import registry
@@ -157,9 +157,8 @@ def _picture(file: Path, shape: tuple[int, int, int], cut: Cut | None) -> np.nda
     height, width, channels = shape
     try:
         if cut:
-            whole = measure(str(file))
-            box = cut.boxes([whole], Wanted(np.zeros(1, np.int64)))[0]
-            return decode(str(file), channels, window=Window(tuple(box.tolist()), cut.size, whole))
+            nobody = draws(0, 0, torch.zeros(1, dtype=torch.int64))
+            return cut.of(lambda shrink: decode(str(file), channels, shrink=shrink), measure(str(file)), nobody, training=False)
         picture = decode(str(file), channels, min(height, width))
     except (BadPicture, OSError) as error:
         raise UserError(f"{file} cannot be read as a picture: {error}") from None

@@ -104,7 +104,7 @@ def show(recipe: Recipe, file: Path, pictures: bool) -> dict[str, Any]:
 def look(recipe: Recipe, world: World, parts: Registry = registry, *, ids: Sequence[int] = (), epochs: int = 2) -> Augmented:
     """The first training pictures of a recipe, or those of some sample ids, through its augmentations: each alone, and all together."""
     data = open_data(recipe.data, parts)
-    settled = settle(recipe, world, data.train.shape, parts, data.train.sizes is not None)[0]
+    settled = settle(recipe, world, data.train, parts)[0]
     with closing(build(_small(settled, data, parts), world, replace(data, validation=None), Signals(), parts)) as run:
         taken = _taken(run, parts, ids, epochs)
         cut = run.training.cut
@@ -239,7 +239,8 @@ def _whole(taken: _Taken, data: Data, size: tuple[int, int]) -> list[np.ndarray]
     found = []
     for sample, _, _ in taken.rows:
         picture = data.train.read([sample])[0]
-        image = ImageOps.pad(Image.fromarray(picture.squeeze()), size[::-1], color="white", centering=(0, 0))
+        image = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
+        image = ImageOps.pad(image, size[::-1], color="white", centering=(0, 0))
         found.append(np.asarray(image).reshape(*size, picture.shape[2]))
     return found
 

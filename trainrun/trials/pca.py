@@ -45,7 +45,7 @@ def look(recipe: Recipe, world: World) -> Pca:
     from trainrun.engine.run import open_data, settle
 
     data = open_data(recipe.data)
-    settled, _ = settle(recipe, world, data.train.shape, unequal=data.train.sizes is not None)
+    settled, _ = settle(recipe, world, data.train)
     feed = open_feed(data.train, settled.data, world, budget(world), make_cut(settled, registry, data.train))
     try:
         mean, (values, vectors) = principal(feed)

@@ -7,8 +7,8 @@ the batch around it. A part with the fact `always=True` is also applied in evalu
 
 A part with the fact `geometry=True` takes (height, width) and the Draw, and returns where its pixels come from
 (`geometry.py`); those that stand together are carried out as one. Its fact `evaluation=f` names what takes its place in
-evaluation, a function of the same arguments. One with `cuts=True` takes a picture of any shape and gives one size, upright and not
-mirrored: a `Move`, or a `Warp` whose boxes lie within the picture; standing first, it can be carried out where pictures are decoded.
+evaluation, a function of the same arguments. One with `cuts=True` gives one size whatever the shape, in evaluation too; standing first,
+it can be carried out where pictures are decoded.
 """
 
 from trainrun.parts.augmentations import colour, crops, mixing, moves, noise, policies, scale, warps

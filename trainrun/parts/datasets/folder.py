@@ -14,7 +14,7 @@ from pydantic import Field
 
 from trainrun.errors import UserError
 from trainrun.parts.datasets.listing import Files, class_folders, list_pictures, validation_folder
-from trainrun.parts.datasets.pictures import BadPicture, Window, decode, printable, torchcodec_decoder
+from trainrun.parts.datasets.pictures import BadPicture, decode, printable, torchcodec_decoder
 from trainrun.parts.datasets.splits import Data, Split, differs
 from trainrun.parts.datasets.verify import Verdict, verify
 from trainrun.recipe.registry import part
@@ -46,24 +46,13 @@ class _Pictures:
 
         if self.kept is not None:
             return self.kept[self.members[np.asarray(ids, np.int64)]]
-        first = self.shape if self.sizes is None or not len(ids) else (*self.sizes[ids[0]].tolist(), self.shape[2])
-        return self._decoded(ids, first, [None] * len(ids))
-
-    def cut(self, ids: Sequence[int], boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """A box of each picture (float64 [len(ids), 4]), resized to `size`."""
-        wholes = [self.shape[:2]] * len(ids) if self.sizes is None else map(tuple, self.sizes[list(ids)].tolist())
-        windows = [Window(tuple(box), size, whole) for box, whole in zip(boxes.tolist(), wholes, strict=True)]
-        return self._decoded(ids, (*size, self.shape[2]), windows)
-
-    def _decoded(self, ids: Sequence[int], shape: tuple[int, int, int], windows: Sequence[Window | None]) -> np.ndarray:
-        import numpy as np
-
+        shape = self.shape if self.sizes is None or not len(ids) else (*self.sizes[ids[0]].tolist(), self.shape[2])
         pictures = np.empty((len(ids), *shape), np.uint8)
         bad: list[tuple[str, str]] = []
-        for place, (sample, window) in enumerate(zip(ids, windows, strict=True)):
+        for place, sample in enumerate(ids):
             index = int(self.members[sample])
             try:
-                picture = decode(self.files.path(index), shape[2], self.size, window=window, decoder=self.decoder)
+                picture = decode(self.files.path(index), shape[2], self.size, decoder=self.decoder)
             except BadPicture as error:
                 bad.append((self.files.shown(index), printable(str(error))))
                 continue
@@ -76,6 +65,15 @@ class _Pictures:
         if bad:
             raise UserError(_list_bad(bad, len(ids)))
         return pictures
+
+    def decode(self, sample: int, shrink: int) -> np.ndarray:
+        """The picture of a sample as it is, whatever its size, or a JPEG at 1 / shrink of it."""
+        index = int(self.members[sample])
+        try:
+            return decode(self.files.path(index), self.shape[2], shrink=shrink, decoder=self.decoder)
+        except (BadPicture, OSError) as error:
+            reason = getattr(error, "strerror", None) or printable(str(error))
+            raise UserError(f"{self.files.shown(index)} cannot be read: {reason}") from None
 
     def source(self, sample: int) -> str:
         """The file of a sample, as messages show it."""
@@ -171,8 +169,8 @@ def folder(
         words.update(np.ascontiguousarray(members).data)
         of = sizes[side]
         read = _Pictures(files, members, shape, size, decoder, None if of is None else of[members], kept[side])
-        cut = None if size else read.cut
-        return Split(files.labels[members], shape, read, words.hexdigest(), read.source, cache=True, sizes=read.sizes, cut=cut)
+        whole = None if size else read.decode
+        return Split(files.labels[members], shape, read, words.hexdigest(), read.source, cache=True, sizes=read.sizes, decode=whole)
 
     train, classes = parts[0], parts[0].classes
     if missing := sorted(set(range(len(classes))) - set(train.labels[good[0]].tolist())):

@@ -6,7 +6,6 @@ import io
 import os
 import stat
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from trainrun.errors import UserError
@@ -48,54 +47,14 @@ def read_file(path: str) -> bytes:
         return file.read()
 
 
-Box = tuple[float, float, float, float]  # top, left, height and width, in pixels of the upright picture
-Shape = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Window:
-    """What to take of a picture: a box, resized to `size`; `whole` is the (height, width) that the picture is known to have.
-
-    A box of whole pixels that has the size already is copied, black where it reaches beyond the picture. Any other must lie within
-    it and is resized (bilinear, antialiased), its rim mixed with what lies beside it in the picture.
-    """
-
-    box: Box
-    size: Shape
-    whole: Shape
-
-    def of(self, image: Image.Image, scale: int = 1) -> Image.Image:
-        """What the window shows of a picture that is decoded at 1 / scale of its size."""
-        from PIL import Image
-
-        top, left, height, width = self.box
-        if (height, width) == self.size and top.is_integer() and left.is_integer() and scale == 1:
-            return image.crop((int(left), int(top), int(left + width), int(top + height)))
-        # A sum may be rounded to a little beyond the edge, which Pillow refuses.
-        right, bottom = min(left + width, self.whole[1]), min(top + height, self.whole[0])
-        box = (max(left, 0) / scale, max(top, 0) / scale, right / scale, bottom / scale)
-        return image.resize(self.size[::-1], Image.Resampling.BILINEAR, box=box)
-
-    @property
-    def scale(self) -> int:
-        """By how much the decoder may shrink the picture: what is left of the box has twice the size at least, so that resizing it hides that."""
-        fits = min(side / (2 * wanted) for side, wanted in zip(self.box[2:], self.size, strict=True))
-        return next((scale for scale in (8, 4, 2) if scale <= fits), 1)
-
-    def check(self, height: int, width: int) -> None:
-        """Raise BadPicture where the picture is not the one that was looked at before the run."""
-        if (height, width) != self.whole:
-            raise BadPicture(f"it has {height} x {width} pixels (height x width), and had {self.whole[0]} x {self.whole[1]} before the run")
-
-
 def decode(
-    source: str | bytes, channels: int, size: int | None = None, *, window: Window | None = None, decoder: str = "pillow", thorough: bool = False
+    source: str | bytes, channels: int, size: int | None = None, *, shrink: int = 1, decoder: str = "pillow", thorough: bool = False
 ) -> np.ndarray:
     """Decode a file (its path or its bytes) to uint8 [height, width, channels], channels 1 (grey, ITU-R 601) or 3 (RGB).
 
     With `size`, the middle square is resized to size x size (bilinear, antialiased); a JPEG at least four times as large
-    is decoded at a reduced scale that still leaves twice `size`. With `window` instead, that is taken, and a JPEG reduced in the same
-    way, unless it must be turned, where the pixels at its edges may stand for less than others. Turned upright as its EXIF says. Transparency is laid on
+    is decoded at a reduced scale that still leaves twice `size`. With a `shrink` of 2, 4 or 8 instead, a JPEG is decoded at that
+    fraction of its height and width, rounded up, unless it must be turned, when the short pixels of an edge come to lie first. Turned upright as its EXIF says. Transparency is laid on
     white, for which most cut-outs, icons and drawings are made: a black drawing would vanish on black. 16-bit grey is
     scaled to 0..255. Of an animation, the first frame. `thorough` also finds JPEGs that end early but look complete.
     Raises BadPicture, or OSError where the file cannot be read.
@@ -103,16 +62,16 @@ def decode(
     data = read_file(source) if isinstance(source, str) else source
     if not data:
         raise BadPicture("an empty file")
-    if decoder == "torchcodec" and data.startswith(b"\xff\xd8"):
-        decoded = _decode_jpeg_with_torchcodec(data, channels, size, window)
+    if decoder == "torchcodec" and shrink == 1 and data.startswith(b"\xff\xd8"):
+        decoded = _decode_jpeg_with_torchcodec(data, channels, size)
         if decoded is not None and not (thorough and ends_early(data)):
             return decoded
     try:
         image = _open(data)
         if image.width * image.height < _LARGE:
-            return _upright_pixels(image, data, channels, size, window, thorough)
+            return _upright_pixels(image, data, channels, size, shrink, thorough)
         with _one_large:
-            return _upright_pixels(image, data, channels, size, window, thorough)
+            return _upright_pixels(image, data, channels, size, shrink, thorough)
     except BadPicture:
         raise
     except Exception as error:
@@ -120,7 +79,7 @@ def decode(
         raise BadPicture(f"not a picture in one of the formats {', '.join(FORMATS)}" if "cannot identify" in text else text) from error
 
 
-def measure(path: str) -> Shape:
+def measure(path: str) -> tuple[int, int]:
     """Height and width of a picture file once it is upright, from its header; raises as `decode` does."""
     with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -145,7 +104,7 @@ def _open(data: bytes | BinaryIO) -> Image.Image:
     return image
 
 
-def _upright_pixels(image: Image.Image, data: bytes, channels: int, size: int | None, window: Window | None, thorough: bool) -> np.ndarray:
+def _upright_pixels(image: Image.Image, data: bytes, channels: int, size: int | None, shrink: int, thorough: bool) -> np.ndarray:
     import numpy as np
     from PIL import Image, ImageOps
 
@@ -159,21 +118,13 @@ def _upright_pixels(image: Image.Image, data: bytes, channels: int, size: int | 
             image = _open(data)  # what is loaded can no longer be reduced
     if reduced and size:
         image.draft(None, (2 * size, 2 * size))
-    scale, turned = 1, _orientation(image) != 1
-    if window and not turned:
-        window.check(image.height, image.width)
-        scale = window.scale if jpeg else 1
-        if scale > 1:
-            image.draft(None, (image.width // scale, image.height // scale))
-            scale = round(window.whole[0] / image.height)
+    turned = _orientation(image) != 1
+    if shrink > 1 and jpeg and not turned:
+        image.draft(None, (image.width // shrink, image.height // shrink))
     image.load()
     if turned:
         image = ImageOps.exif_transpose(image)
-        if window:
-            window.check(image.height, image.width)
     image = _to_mode(image, "L" if channels == 1 else "RGB")
-    if window:
-        image = window.of(image, scale)
     if size and image.size != (size, size):
         side = min(image.size)
         left, top = (image.width - side) / 2, (image.height - side) / 2
@@ -241,7 +192,7 @@ def ends_early(data: bytes, image: Image.Image | None = None) -> bool:
     return False
 
 
-def _decode_jpeg_with_torchcodec(data: bytes, channels: int, size: int | None, window: Window | None) -> np.ndarray | None:
+def _decode_jpeg_with_torchcodec(data: bytes, channels: int, size: int | None) -> np.ndarray | None:
     """The picture, or None where Pillow shall look at it: unusual channels or scans, or damage."""
     import numpy as np
     from PIL import Image
@@ -256,25 +207,13 @@ def _decode_jpeg_with_torchcodec(data: bytes, channels: int, size: int | None, w
         pixels = decode_jpeg(data, mode="GRAY" if channels == 1 else "RGB").permute(1, 2, 0).numpy()
     except (RuntimeError, ValueError):
         return None
-    height, width, _ = pixels.shape
-    if window:
-        window.check(height, width)
-        pixels = cut_out(pixels, window)
-    elif size and (height, width) != (size, size):
+    if size and pixels.shape[:2] != (size, size):
+        height, width, _ = pixels.shape
         side = min(height, width)
         left, top = (width - side) / 2, (height - side) / 2
         image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
         pixels = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side)))
     return pixels.reshape(*pixels.shape[:2], channels)
-
-
-def cut_out(pixels: np.ndarray, window: Window) -> np.ndarray:
-    """What a window shows of a decoded picture, uint8 [height, width, channels]."""
-    import numpy as np
-    from PIL import Image
-
-    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    return np.asarray(window.of(image)).reshape(*window.size, pixels.shape[2])
 
 
 def torchcodec_decoder() -> Any:

@@ -32,9 +32,8 @@ class Split:
     held: all pictures as uint8 [n, height, width, channels], where they are in memory anyway.
     sizes: int32 array [n, 2], height and width of each upright picture, where those of the data set are not all of one size: then
         `read` takes samples of one size only.
-    cut: sample ids, a box for each as float64 [len(ids), 4] (top, left, height, width in pixels of the upright picture) and the
-        (height, width) of the result -> uint8 array [len(ids), *size, channels], without all of a large picture being decoded where
-        that can be spared. None where pictures are no files: then they are read whole.
+    decode: a sample id and 1, 2, 4 or 8 -> the whole upright picture, uint8 [height, width, channels], at that fraction of its height
+        and width (rounded up) where the file can be decoded so in less time, else as it is. None where `read` has no quicker way.
     """
 
     labels: np.ndarray
@@ -45,7 +44,7 @@ class Split:
     cache: bool = False
     held: np.ndarray | None = None
     sizes: np.ndarray | None = None
-    cut: Callable[[Sequence[int], np.ndarray, tuple[int, int]], np.ndarray] | None = None
+    decode: Callable[[int, int], np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -1,0 +1,367 @@
+"""A crop made where pictures are read is the crop that the device would make: the same box, and the same picture but for rounding and filter."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from feeds import CPU, options
+from PIL import Image, ImageOps
+from small import equal, launched, lines, made, trained, weights, written
+
+from trainrun.cli import main
+from trainrun.draw import Draw, draws, key
+from trainrun.engine.cut import Cut, Wanted, make_cut
+from trainrun.engine.feed import Batch, Feed, Resident, Streamed, open_feed
+from trainrun.engine.inputs import make_inputs
+from trainrun.engine.run import open_data, settle
+from trainrun.engine.use import evaluate_run, predict
+from trainrun.errors import RecipeError, UserError
+from trainrun.parts.augmentations import Statistics, crops
+from trainrun.parts.augmentations.geometry import Warp
+from trainrun.parts.datasets.embedded import _DATA
+from trainrun.parts.datasets.splits import Data, Split, differs
+from trainrun.recipe.load import load
+from trainrun.recipe.registry import part, registry
+from trainrun.recipe.schema import Recipe
+from trainrun.trials import augment, init, pca
+from trainrun.world import World
+
+PHOTOS = ("astronaut", "coffee", "rocket")
+SIZES = [(60, 84), (75, 75), (96, 70), (61, 83), (128, 101), (60, 84)]  # height and width of each class's pictures
+LISTS: dict[str, list[Any]] = {
+    "random_resized_crop": [{"name": "random_resized_crop", "size": 40}, "horizontal_flip", {"name": "color_jitter", "brightness": 0.4}],
+    "small crops": [{"name": "random_resized_crop", "size": 20, "scale": [0.3, 1.0]}, "vertical_flip"],
+    "scale_jitter": [{"name": "scale_jitter", "size": 40, "shorter": [44, 90]}, "alternating_flip", {"name": "random_erasing", "p": 0.5}],
+    "center_crop": [{"name": "center_crop", "size": 64}, "horizontal_flip", {"name": "gaussian_noise", "std": 0.1}],
+}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRAINRUN_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def photos(root: Path, sizes: list[tuple[int, int]], kind: str = "png") -> Path:
+    """A class a photograph, which has each of these sizes once, showing another part of it; lossless, or JPEG."""
+    for name in PHOTOS:
+        (root / name).mkdir(parents=True)
+        with Image.open(_DATA / "photos10" / f"{name}.webp") as photo:
+            for n, (height, width) in enumerate(sizes):
+                piece = photo.convert("RGB").crop((10 * n, 5 * n, 10 * n + 3 * width, 5 * n + 2 * height))
+                piece.resize((width, height), Image.Resampling.LANCZOS).save(root / name / f"{n}.{kind}", quality=95)
+    return root
+
+
+@pytest.fixture(scope="module")
+def unequal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return photos(tmp_path_factory.mktemp("unequal"), SIZES)
+
+
+@pytest.fixture(scope="module")
+def alike(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return photos(tmp_path_factory.mktemp("alike"), [(96, 120)] * 6)
+
+
+def recipe_of(folder: Path, root: Path, augment: list[Any], **more: Any) -> Recipe:
+    data = {"name": "folder", "root": str(root), "validation": 0.34, "workers": 0, **more.pop("data", {})}
+    return written(folder, {"data": data, "augment": augment, "seed": 5, **more}).recipe
+
+
+def settled(recipe: Recipe, data: Data) -> Recipe:
+    return settle(recipe, CPU, data.train)[0]
+
+
+def fed(recipe: Recipe, feed: Feed, batches: list[torch.Tensor], training: bool, visits: list[torch.Tensor] | None = None, epoch: int = 3) -> torch.Tensor:
+    """What the network is given, in levels of 0..255."""
+    inputs = make_inputs(recipe.augment, recipe.seed, "channels_last", Statistics(3, lambda: ((0.5,) * 3, (0.5,) * 3)), registry, feed.cut is not None)
+    try:
+        return torch.cat([inputs(b, training)[0] * 255 for b in feed(batches, epoch, map(len, batches), visits, training)])
+    finally:
+        feed.close()
+
+
+# Where a crop is enlarged both interpolate alike. Where it shrinks, Pillow averages with a triangle, the device over samples of the same
+# variance (see resample.py): edges of photographs differ by some levels. Noise and jitter behind the crop round once more.
+ENLARGED, SHRUNK, MEAN = 1.01, 18.0, 0.8
+
+
+def close(found: torch.Tensor, expected: torch.Tensor, most: float, mean: float = MEAN) -> bool:
+    difference = (found - expected).abs()
+    print(float(difference.max()), float(difference.mean()))
+    return found.shape == expected.shape and float(difference.max()) <= most and float(difference.mean()) <= mean
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", LISTS)
+def test_cut_in_the_worker_is_cut_on_the_device(name: str, training: bool, alike: Path, tmp_path: Path) -> None:
+    """Pictures of one size, held on the device whole, and the same ones cut as they are read."""
+    recipe = recipe_of(tmp_path, alike, LISTS[name])
+    data = open_data(recipe.data)
+    ids = torch.tensor([3, 0, 3, 7, 2, 3])
+    visits = torch.tensor([0, 0, 1, 0, 0, 2])
+    whole = open_feed(data.train, options(), CPU, 1 << 30)
+    assert isinstance(whole, Resident) and whole.cut is None and settled(recipe, data).data.cut == "device"
+    expected = fed(recipe, whole, [ids], training, [visits])
+    recipe = recipe.model_copy(update={"data": load(tmp_path / "small.yaml", ["data.cut=worker"]).recipe.data})
+    feed = open_feed(data.train, options(), CPU, 1 << 30, make_cut(recipe, registry, data.train))
+    assert isinstance(feed, Streamed) and feed.shape == (recipe.augment[0].size, recipe.augment[0].size, 3)
+    found = fed(recipe, feed, [ids], training, [visits])
+    assert close(found, expected, 0.0 if name == "center_crop" else SHRUNK)
+    assert training == (not torch.equal(found[0], found[2])) or name == "center_crop"  # the second visit has another box
+    assert not close(found.roll(1, 0), expected, SHRUNK)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", LISTS)
+def test_an_unequal_picture_is_cut_as_if_it_were_alone_on_the_device(name: str, training: bool, unequal: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, unequal, LISTS[name])
+    data = open_data(recipe.data)
+    recipe = settled(recipe, data)
+    assert recipe.data.cut == "worker" and data.train.sizes is not None and data.train.shape == (128, 101, 3)
+    ids = torch.arange(len(data.train))
+    found = fed(recipe, open_feed(data.train, options(), CPU, 1 << 30, make_cut(recipe, registry, data.train)), list(ids.split(5)), training)
+    inputs = make_inputs(recipe.augment, recipe.seed, "channels_last", Statistics(3, lambda: ((0.5,) * 3, (0.5,) * 3)), registry)
+    for i in ids:
+        picture = torch.from_numpy(np.asarray(Image.open(data.train.source(int(i)))).copy()).permute(2, 0, 1)[None]
+        assert picture.shape[2:] == tuple(data.train.sizes[i])
+        alone = inputs(Batch(picture, torch.zeros(1, dtype=torch.int64), i[None], 3, 1), training)[0] * 255
+        exact = name == "center_crop"  # pictures that are smaller than the crop too, with black around them
+        assert close(found[i : i + 1], alone, 0.0 if exact else SHRUNK, 1.2)
+
+
+def test_where_a_crop_is_enlarged_nothing_but_rounding_differs(unequal: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, unequal, [{"name": "random_resized_crop", "size": 150}])
+    data = open_data(recipe.data)
+    recipe = settled(recipe, data)
+    found = fed(recipe, open_feed(data.train, options(), CPU, 0, make_cut(recipe, registry, data.train)), [torch.arange(12)], True)
+    inputs = make_inputs(recipe.augment, recipe.seed, "channels_last", Statistics(3, lambda: ((0.5,) * 3, (0.5,) * 3)), registry)
+    for i in range(12):
+        picture = torch.from_numpy(np.asarray(Image.open(data.train.source(i))).copy()).permute(2, 0, 1)[None]
+        alone = inputs(Batch(picture, torch.zeros(1, dtype=torch.int64), torch.tensor([i]), 3, 1), True)[0] * 255
+        assert close(found[i : i + 1], alone, ENLARGED, 0.3)
+
+
+@pytest.mark.parametrize(("name", "given"), [("random_resized_crop", {"size": 14}), ("scale_jitter", {"size": 14, "shorter": [14, 30]})])
+def test_the_box_is_the_parts_own(name: str, given: dict[str, Any], tmp_path: Path) -> None:
+    recipe = written(tmp_path, {"data": {"name": "synthetic", "shape": [1, 20, 20], "cut": "worker"}, "augment": [{"name": name, **given}], "seed": 9}).recipe
+    cut = make_cut(recipe, registry)
+    assert cut
+    shapes = [(40, 31), (30, 43), (500, 375), (30, 43), (17, 900)]
+    ids, visits = np.array([8, 1, 8, 70, 3]), np.array([0, 0, 1, 0, 5])
+    found = cut.boxes(shapes, Wanted(ids, 4, visits, True))
+    draw = draws(9, 4, torch.from_numpy(ids), torch.from_numpy(visits)).for_(key("augment", 0, name))
+    for n, shape in enumerate(shapes):
+        function = getattr(crops, name)
+        options = {**dict(recipe.augment[0].options)}
+        # The outer corners of the first and the last pixel, as the part's matrix takes them to the picture.
+        (left, top, _), (right, bottom, _) = (function(shape, draw, **options).matrix[n].numpy() @ (at, at, 1) + 0.5 for at in (-0.5, 13.5))
+        np.testing.assert_allclose(found[n], (top, left, bottom - top, right - left), rtol=0, atol=1e-9)
+        top, left, height, width = found[n]
+        assert -1e-9 <= top <= shape[0] - height + 1e-9 and -1e-9 <= left <= shape[1] - width + 1e-9
+    fixed = cut.boxes(shapes, Wanted(ids, 4, visits, False))
+    assert np.array_equal(fixed, cut.boxes(shapes, Wanted(ids[::-1].copy(), 1, None, False)))  # nothing is drawn in evaluation
+
+
+def test_a_box_that_leaves_the_picture_is_a_bug_of_its_part() -> None:
+    def outside(shape: tuple[int, int], draw: Draw) -> Warp:
+        return crops._box(torch.tensor([0.5]), 0.0, torch.tensor([float(shape[0])]), torch.tensor([5.0]), 5, 1.0)
+
+    with pytest.raises(ValueError, match="fact `cuts`"):
+        Cut(outside, outside, (5, 5), 0, 0).boxes([(10, 10)], Wanted(np.zeros(1, np.int64)))
+
+
+def test_the_pictures_are_the_same_with_any_workers_batches_and_processes(unequal: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, unequal, LISTS["random_resized_crop"], sampler="label_shuffle")
+    data = open_data(recipe.data)
+    recipe = settled(recipe, data)
+    ids, visits = torch.tensor([1, 5, 1, 9, 8, 0, 1, 3, 11, 7]), torch.tensor([0, 0, 1, 0, 0, 0, 2, 0, 0, 0])
+
+    def found(workers: int, size: int, ranks: int = 1) -> torch.Tensor:
+        places = [[World(torch.device("cpu"), rank, ranks).share(piece) for piece in torch.arange(len(ids)).split(size)] for rank in range(ranks)]
+        pictures = torch.empty(len(ids), 3, 40, 40)
+        for mine in places:
+            feed = open_feed(data.train, options(workers=workers), CPU, 0, make_cut(recipe, registry, data.train))
+            pictures[torch.cat(mine)] = fed(recipe, feed, [ids[p] for p in mine], True, [visits[p] for p in mine])
+        return pictures
+
+    expected = found(0, 10)
+    assert len({picture.numpy().tobytes() for picture in expected}) == len(ids)
+    assert torch.equal(found(2, 3), expected) and torch.equal(found(1, 4, ranks=2), expected)
+
+
+TRAINING: dict[str, Any] = {
+    "augment": [{"name": "random_resized_crop", "size": 12}, "horizontal_flip", "normalize"],
+    "sampler": "label_shuffle",
+    "batch_size": 8,
+    "epochs": 3,
+}
+
+
+def data_of(root: Path, **more: Any) -> dict[str, Any]:
+    return {"name": "folder", "root": str(root), "validation": 0.34, "imbalance": 3, **more}
+
+
+def test_a_run_has_the_same_weights_with_any_workers_and_nearly_the_same_with_micro_batches(unequal: Path, tmp_path: Path) -> None:
+    first = trained(tmp_path, **TRAINING, data=data_of(unequal, workers=0))[0]
+    assert first.training.cut and first.plan.samples > len(first.training)  # the rare classes come again in an epoch
+    assert equal(weights(first.model), weights(trained(tmp_path, **TRAINING, data=data_of(unequal, workers=2))[0].model))
+    split = weights(trained(tmp_path, **TRAINING, micro_batch=3, data=data_of(unequal, workers=0))[0].model)
+    assert all(torch.allclose(a, b, rtol=0, atol=2e-6) for a, b in zip(weights(first.model).values(), split.values(), strict=True))
+    assert not equal(weights(first.model), weights(made(tmp_path, **TRAINING, data=data_of(unequal, workers=0))[0].model))
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(unequal: Path, tmp_path: Path) -> None:
+    fields = {**TRAINING, "data": data_of(unequal, workers=0), "checkpoint": {"every": "1st"}, "log": {"every": "1st"}}
+    launched(tmp_path, "whole", **fields)
+    launched(tmp_path, "parts", **fields, stop_at="5st")
+    launched(tmp_path, "parts", resume=True, **fields)
+    whole, parts = ((tmp_path / name / "checkpoints" / "last" / "model.safetensors").read_bytes() for name in ("whole", "parts"))
+    assert whole == parts
+    steps = [[line for line in lines(tmp_path / name) if line["kind"] == "step"] for name in ("whole", "parts")]
+    assert steps[0] == steps[1] and len(steps[0]) > 5
+    environment = json.loads((tmp_path / "whole" / "environment.json").read_text())
+    assert environment and "cut: worker" in (tmp_path / "whole" / "recipe.yaml").read_text()
+
+
+def middle(file: str, size: int, shorter: int) -> np.ndarray:
+    """What torchvision's usual evaluation takes of a picture: resize the shorter side, cut out the middle; by Pillow, in one go."""
+    image = ImageOps.exif_transpose(Image.open(file)).convert("RGB")
+    scale = min(image.size) / shorter
+    sides = [int(shorter * side / min(image.size)) for side in image.size]
+    at = [round((side - size) / 2) * before / side for side, before in zip(sides, image.size, strict=True)]
+    assert scale > 1
+    box = (*at, *(a + size * before / side for a, side, before in zip(at, sides, image.size, strict=True)))
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+
+
+def test_normalize_and_the_components_are_measured_on_what_evaluation_sees(unequal: Path, tmp_path: Path) -> None:
+    run, _ = made(tmp_path, **TRAINING, data={**data_of(unequal, workers=0), "imbalance": None})
+    seen = np.stack([middle(run.data.train.source(i), 12, 14) for i in range(len(run.data.train))]) / 255
+    assert run.statistics.figures[0] == pytest.approx(seen.mean((0, 1, 2)), abs=1e-6)
+    assert run.statistics.figures[1] == pytest.approx(seen.std((0, 1, 2)), abs=1e-6)
+    found = pca.look(run.recipe, CPU)
+    assert found.eigenvalues == pytest.approx(sorted(np.linalg.eigvalsh(np.cov(seen.reshape(-1, 3).T, bias=True)))[::-1], rel=1e-4)
+
+
+def test_a_finished_run_is_evaluated_and_asked_about_pictures_of_any_size(unequal: Path, tmp_path: Path) -> None:
+    result = launched(tmp_path, "run", **TRAINING, data=data_of(unequal, workers=0))
+    last = [line for line in lines(tmp_path / "run") if line["kind"] == "epoch"][-1]
+    assert result["steps"] == last["step"]
+    again = evaluate_run(tmp_path / "run", checkpoint="last")
+    assert (again["val_loss"], again["val_accuracy"]) == (last["val_loss"], last["val_accuracy"])
+    run, _ = made(tmp_path, **TRAINING, data=data_of(unequal, workers=0))
+    files = [Path(run.validation.split.source(i)) for i in range(len(run.validation))] if run.validation else []
+    right = [p["classes"][0]["class"] == p["file"].split("/")[-2] for p in predict(tmp_path / "run", files, checkpoint="last")]
+    assert sum(right) / len(right) == pytest.approx(last["val_accuracy"]) and len({Image.open(file).size for file in files}) > 1
+    other = photos(tmp_path / "other", [(30, 50)] * 3)  # of one size, and another than before: it is cut all the same
+    assert evaluate_run(tmp_path / "run", [f"data.root={other}"], checkpoint="last")["samples"] == 3
+
+
+def test_what_is_shown_is_what_training_feeds_the_network(unequal: Path, tmp_path: Path) -> None:
+    fields = {**TRAINING, "data": data_of(unequal, workers=0)}
+    found = augment.look(written(tmp_path, fields).recipe, CPU)
+    run, _ = made(tmp_path, **fields)
+    given: dict[tuple[int, int], list[torch.Tensor]] = {}
+    for step in range(run.plan.total):
+        batch = next(run.batches(step))
+        for i, visit, picture in zip(batch.ids.tolist(), batch.visits.tolist(), run.inputs(batch, True)[0], strict=True):  # type: ignore[union-attr]  # label_shuffle repeats
+            given.setdefault((i, batch.epoch), []).append(picture)
+            assert len(given[i, batch.epoch]) == visit + 1
+    for row, picture in zip(found.rows, found.fed, strict=True):
+        assert any(torch.equal(picture, other) for other in given[row.sample, row.epoch])
+    assert list(found.columns) == ["original", "random_resized_crop", "horizontal_flip", "all together"]
+    for n, row in enumerate(found.rows):
+        whole = np.asarray(ImageOps.contain(Image.open(row.source), (12, 12)))
+        assert np.array_equal(found.columns["original"][n][: whole.shape[0], : whole.shape[1]], whole)
+        flipped = found.columns["horizontal_flip"][n].astype(int)
+        expected = middle(row.source, 12, 14).astype(int)
+        assert min(np.abs(flipped - expected).max(), np.abs(flipped[:, ::-1] - expected).max()) <= 1
+    assert init.look(written(tmp_path, fields).recipe, CPU).pictures == 8
+
+
+def test_a_dry_look_says_where_a_crop_is_made_and_why(unequal: Path, alike: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = recipe_of(tmp_path, unequal, LISTS["scale_jitter"])
+    assert main(["show", str(tmp_path / "small.yaml"), "--why"]) == 0
+    assert "cut: auto" in (told := capsys.readouterr().out) and "worker if the pictures differ in size" in told
+    for root, where, why in ((unequal, "worker", "pictures differ in size, so scale_jitter"), (alike, "device", "all pictures have one size")):
+        recipe = recipe_of(tmp_path, root, LISTS["scale_jitter"])
+        data = open_data(recipe.data)
+        found, reasons = settle(recipe, CPU, data.train)
+        assert found.data.cut == where and reasons["data.cut"].startswith(why)
+    for augment_list in ([], ["horizontal_flip", *LISTS["scale_jitter"]], ["normalize"]):
+        assert settle(recipe_of(tmp_path, alike, augment_list), CPU)[0].data.cut == "device"
+    assert settle(written(tmp_path, {"augment": LISTS["scale_jitter"]}).recipe, CPU)[0].data.cut == "device"  # its size is known
+
+
+@pytest.mark.parametrize("augment", [[], ["horizontal_flip"], ["horizontal_flip", {"name": "center_crop", "size": 8}], [{"name": "random_crop"}]])
+def test_unequal_pictures_that_nothing_cuts_are_refused(augment: list[Any], unequal: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"astronaut/\d.png has \d+ x \d+ pixels .* write data.size=\d+ .* begin augment with a crop"):
+        launched(tmp_path, "run", augment=augment, data={"name": "folder", "root": str(unequal), "validation": 0.34})
+    with pytest.raises(UserError, match="begin augment with a crop"):
+        launched(tmp_path, "run2", augment=LISTS["center_crop"], data={"name": "folder", "root": str(unequal), "cut": "device"})
+
+
+def test_the_way_out_names_all_parts_that_cut() -> None:
+    named = str(differs("x", (1, 2), (3, 4)))
+    parts = [registry.get("augment", name) for name in registry.names("augment")]
+    assert [p.name for p in parts if p and p.facts.get("cuts")] == [name for name in registry.names("augment") if name in named]
+    for p in parts:
+        if p and p.facts.get("geometry") and not p.facts.get("cuts"):  # and no other has a size of its own
+            node = {name: value for name, value in p.options().model_dump().items()}
+            motions = [p.call(node)(shape, draws(0, 0, torch.arange(2))) for shape in ((30, 40), (50, 20))]
+            assert [m.size for m in motions] == [(30, 40), (50, 20)]
+
+
+@pytest.mark.parametrize(
+    ("augment", "data", "path"),
+    [([], {"cut": "worker"}, "data.cut"), (["horizontal_flip"], {"cut": "worker"}, "data.cut"), (LISTS["center_crop"], {"cut": "worker", "resident": "yes"}, "data.resident")],
+)
+def test_cutting_in_vain_is_a_mistake_of_the_recipe(augment: list[Any], data: dict[str, Any], path: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        written(tmp_path, {"augment": augment, "data": {"name": "digits", **data}})
+    assert [mistake.path for mistake in caught.value.mistakes] == [path]
+
+
+def test_unequal_pictures_cannot_be_held_on_the_device(unequal: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data.resident is yes, .* set data.resident=auto"):
+        made(tmp_path, augment=LISTS["center_crop"], data=data_of(unequal, resident="yes"))
+
+
+def test_a_part_of_ones_own_can_cut(unequal: Path, tmp_path: Path) -> None:
+    def corner(shape: tuple[int, int], draw: Draw) -> Warp:
+        ones = torch.ones(len(draw.base), dtype=torch.float64)
+        return crops._box(0 * ones, 0 * ones, 20 * ones, 30 * ones, 10, 3.0)
+
+    part("augment", geometry=True, cuts=True, always=True)(corner)
+    run, _ = made(tmp_path, augment=["corner"], data=data_of(unequal, workers=0))
+    batch = next(run.batches(0))
+    for i, picture in zip(batch.ids.tolist(), batch.images, strict=True):
+        image = Image.open(run.data.train.source(i)).resize((10, 10), Image.Resampling.BILINEAR, box=(0, 0, 30, 20))
+        assert np.array_equal(picture.permute(1, 2, 0).numpy(), np.asarray(image))
+
+
+def test_a_picture_that_has_changed_since_it_was_looked_at_is_named(unequal: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(unequal, tmp_path / "data"))
+    recipe = recipe_of(tmp_path, root, LISTS["center_crop"])
+    data = open_data(recipe.data)
+    Image.new("RGB", (33, 32)).save(data.train.source(2))
+    feed = open_feed(data.train, options(), CPU, 0, make_cut(settled(recipe, data), registry, data.train))
+    with pytest.raises(UserError, match=rf"(?s)1 of 5 pictures cannot be read.*{data.train.source(2)}: it has 32 x 33 pixels .* had \d+ x \d+ before"):
+        list(feed.fetch([torch.arange(5)]))
+
+
+def test_pictures_that_are_no_files_are_read_whole_and_cut() -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (4, 20, 30, 1), dtype=np.uint8)
+    split = Split(np.zeros(4, np.int64), (20, 30, 1), lambda ids: pictures[list(ids)], "x")
+
+    def corner(shape: tuple[int, int], draw: Draw) -> Any:
+        return registry.build(load("digits", ["augment=[{name: center_crop, size: 10}]"]).recipe.augment[0])(shape, draw)
+
+    found = Cut(corner, corner, (10, 10), 0, 0).read(split, Wanted(np.array([2, 0])))
+    assert np.array_equal(found, pictures[[2, 0], 5:15, 10:20])
