@@ -73,13 +73,14 @@ class Cut:
         """
         step = self.training if training else self.evaluation
         motion = step.motion(shape, draw)
-        pixels = torch.from_numpy(decode(_spare(motion)))
+        pixels = decode(_spare(motion))
         scale = round(shape[0] / pixels.shape[0])
         if pixels.shape[:2] != tuple(-(-side // max(scale, 1)) for side in shape):
             raise BadPicture(f"has {pixels.shape[0]} x {pixels.shape[1]} pixels (height x width), and {shape[0]} x {shape[1]} when it was looked at")
         if isinstance(motion, Warp) and step.border is None and _along_axes(motion):
-            return cut_out(pixels, motion, scale).numpy()
-        return transform(pixels.permute(2, 0, 1)[None], motion, step.beyond(motion))[0].permute(1, 2, 0).numpy()
+            return cut_out(pixels, motion, scale)
+        images = torch.from_numpy(np.require(pixels, requirements="W")).permute(2, 0, 1)[None]
+        return transform(images, motion, step.beyond(motion))[0].permute(1, 2, 0).numpy()
 
 
 def _row(draw: Draw, n: int) -> Draw:

@@ -10,6 +10,7 @@ from trainrun.parts.augmentations.geometry import Border, Move, Warp, centre
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     import torch
 
 # Up to here a plain bilinear sample, whose support is two pixels, misses so little that one more pass does not pay.
@@ -26,12 +27,14 @@ def transform(images: torch.Tensor, motion: Move | Warp, border: Border) -> torc
     return _moved(images, motion, border) if isinstance(motion, Move) else _warped(images, motion, border)
 
 
-def cut_out(picture: torch.Tensor, warp: Warp, scale: int = 1) -> torch.Tensor:
+def cut_out(picture: np.ndarray, warp: Warp, scale: int = 1) -> np.ndarray:
     """uint8 [H, W, C] to uint8 [*warp.size, C]: what `transform` makes of one picture with the border `edge` and a warp along its axes.
 
     Many times faster where it shrinks, because rows and columns are done one after the other; sums are taken in another order, so a
     level may be rounded to its neighbour. The picture may have been decoded at 1 / scale of the size that the warp is made for.
     """
+    import numpy as np
+    import torch
     from torch.nn.functional import embedding_bag
 
     height, width, channels = picture.shape
@@ -42,11 +45,11 @@ def cut_out(picture: torch.Tensor, warp: Warp, scale: int = 1) -> torch.Tensor:
         for start, step, count, length in ((y, down, warp.size[0], height), (x, right, warp.size[1], width))
     )
     (top, bottom), (left, end) = ((int(places.min()), int(places.max())) for places, _ in (rows, columns))
-    piece = picture[top : bottom + 1, left : end + 1].float()
+    piece = torch.from_numpy(picture[top : bottom + 1, left : end + 1].astype(np.float32))
     tall = embedding_bag(rows[0] - top, piece.flatten(1), per_sample_weights=rows[1], mode="sum")
     turned = tall.view(len(tall), -1, channels).transpose(0, 1).flatten(1)
     done = embedding_bag(columns[0] - left, turned, per_sample_weights=columns[1], mode="sum")
-    return done.round_().byte().view(warp.size[1], warp.size[0], channels).transpose(0, 1)
+    return done.round_().byte().view(warp.size[1], warp.size[0], channels).transpose(0, 1).numpy()
 
 
 def _weights(start: float, step: float, count: int, length: int, shrink: float) -> tuple[torch.Tensor, torch.Tensor]:
