@@ -86,6 +86,8 @@ def measure(path: str) -> tuple[int, int]:
             raise BadPicture("not a regular file")
         try:
             image = _open(file)
+            if image.format == "TIFF":
+                image.load()  # which turns it, and only then do its size and its orientation agree in every version of Pillow
             return image.size if _orientation(image) in _SIDEWAYS else image.size[::-1]
         except BadPicture:
             raise
