@@ -263,7 +263,7 @@ def test_what_is_shown_is_what_training_feeds_the_network(unequal: Path, tmp_pat
 def test_a_dry_look_says_where_a_crop_is_made_and_why(unequal: Path, alike: Path, tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path, unequal, LISTS["scale_jitter"])
     told = CliRunner().invoke(app, ["show", str(tmp_path / "small.yaml"), "--why"]).stdout
-    assert "cut: auto" in told and "worker if the pictures differ in size" in told
+    assert "cut: auto" in told and "the run finds out: worker where pictures differ in size" in told
     for root, where, why in ((unequal, "worker", "pictures differ in size, so scale_jitter"), (alike, "device", "all pictures have one size")):
         recipe = recipe_of(tmp_path, root, LISTS["scale_jitter"])
         data = open_data(recipe.data)

@@ -118,8 +118,8 @@ def where_to_cut(recipe: Recipe, parts: Registry, unequal: bool | None) -> tuple
     if found is None:
         return "device", "the first of augment is no crop to one size" if recipe.augment else "there is no crop"
     if unequal is None:
-        return "auto", f"worker if the pictures differ in size, which shows when they are read: then {found[1].name} is cut out of the whole picture"
-    return ("worker", f"pictures differ in size, so {found[1].name} is cut out of the whole picture") if unequal else ("device", "all pictures have one size")
+        return "auto", "the run finds out: worker where pictures differ in size, else device"
+    return ("worker", f"pictures differ in size, so {found[1].name} cuts the decoded one") if unequal else ("device", "all pictures have one size")
 
 
 def make_cut(recipe: Recipe, parts: Registry, *splits: Split | None) -> Cut | None:
