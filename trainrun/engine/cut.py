@@ -93,8 +93,8 @@ def _as_it_is(split: Split, sample: int, shrink: int) -> np.ndarray:
 
 
 def _along_axes(warp: Warp) -> bool:
-    m = warp.matrix[0]
-    return not warp.projective and bool(m[0, 0] > 0) and bool(m[1, 1] > 0) and not bool(m[0, 1]) and not bool(m[1, 0])
+    (right, across, _), (along, down, _), _ = warp.matrix[0].tolist()
+    return not (warp.projective or across or along) and right > 0 and down > 0
 
 
 def _spare(motion: Move | Warp) -> int:
