@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 
 from trainrun.cli import app
 from trainrun.draw import Draw, draws, key
+from trainrun.engine import firsts
 from trainrun.engine.cut import Wanted, make_cut
 from trainrun.engine.feed import Batch, Feed, Resident, Streamed, open_feed
 from trainrun.engine.inputs import make_inputs
@@ -26,6 +28,7 @@ from trainrun.engine.use import evaluate_run, predict
 from trainrun.errors import RecipeError, UserError
 from trainrun.parts.augmentations import Statistics, crops
 from trainrun.parts.augmentations.geometry import Warp, centre, matrix
+from trainrun.parts.augmentations.resample import transform
 from trainrun.parts.datasets.embedded import _DATA
 from trainrun.parts.datasets.splits import Data, Split, differs
 from trainrun.recipe.load import load
@@ -306,6 +309,39 @@ def test_cutting_in_vain_is_a_mistake_of_the_recipe(augment: list[Any], data: di
 def test_unequal_pictures_cannot_be_held_on_the_device(unequal: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data.resident is yes, .* set data.resident=auto"):
         made(tmp_path, augment=LISTS["center_crop"], data=data_of(unequal, resident="yes"))
+
+
+def test_large_jpegs_are_decoded_smaller_only_where_pixels_are_left_over(tmp_path: Path) -> None:
+    root = photos(tmp_path / "data", [(300, 400), (401, 303), (160, 170), (640, 480)], "jpg")
+    recipe = recipe_of(tmp_path, root, [{"name": "random_resized_crop", "size": 32}])
+    data = open_data(recipe.data)
+    recipe = settled(recipe, data)
+    cut = make_cut(recipe, registry)
+    assert cut and data.train.decode and data.train.sizes is not None
+    asked: dict[int, int] = {}
+
+    def decode(sample: int, shrink: int) -> np.ndarray:
+        asked[sample] = shrink
+        return data.train.decode(sample, shrink)  # type: ignore[misc]  # it has one
+
+    ids = torch.arange(len(data.train))
+    draw = draws(5, 2, ids).for_(key("augment", 0, "random_resized_crop"))
+    found = torch.from_numpy(cut.read(replace(data.train, decode=decode), Wanted(ids.numpy(), 2, None, True)))
+    for i in ids.tolist():
+        pixels = torch.from_numpy(np.asarray(Image.open(data.train.source(i))).copy()).permute(2, 0, 1)[None]
+        motion = crops.random_resized_crop(tuple(data.train.sizes[i].tolist()), draw, **recipe.augment[0].options)
+        step = min(motion.matrix[i, 0, 0], motion.matrix[i, 1, 1]).item()  # pixels of the picture to one that is wanted
+        assert asked[i] == max(scale for scale in (1, 2, 4, 8) if scale == 1 or step / scale >= 2)
+        expected = transform(pixels, Warp(motion.size, motion.matrix[i : i + 1], motion.shrink), "edge")[0].permute(1, 2, 0)
+        assert (found[i].int() - expected.int()).abs().double().mean() < (2.5 if asked[i] > 1 else 0.02)
+    assert len(set(asked.values())) > 2
+
+
+def test_an_initializer_that_looks_at_data_sees_the_first_batch(unequal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(firsts, "adapt", lambda model, node, batches, parts: seen.extend(batches))
+    run, _ = made(tmp_path, **TRAINING, initializer="lsuv", data=data_of(unequal, workers=0))
+    assert torch.equal(seen[0], run.inputs(next(run.batches(0)), True)[0]) and len(seen) == 1
 
 
 def test_a_part_of_ones_own_can_cut(unequal: Path, tmp_path: Path) -> None:
