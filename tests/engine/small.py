@@ -59,7 +59,7 @@ def made(folder: Path, world: World = CPU, **fields: Any) -> tuple[Run, Noted]:
     """A run at step 0 that keeps nothing on disk, and what it will say."""
     recipe = written(folder, fields).recipe
     data = open_data(recipe.data)
-    run = build(settle(recipe, world, data.train.shape)[0], world, data, Signals())
+    run = build(settle(recipe, world, data.train)[0], world, data, Signals())
     run.teller = noted = Noted(run)
     return run, noted
 

@@ -163,12 +163,55 @@ def test_pictures_of_different_sizes_need_a_size(tmp_path: Path, verify: Any) ->
     assert data.train.read(range(8)).shape == (8, 6, 6, 1) == (8, *data.train.shape)
 
 
-def test_the_validation_side_must_have_the_same_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize("verify", ["full", "sample", "off"])
+def test_the_sizes_of_all_pictures_are_found_once(tmp_path: Path, verify: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, root, expected = np.random.default_rng(0), fill(tmp_path / "data", count=0), {}
+    monkeypatch.setattr(verifying, "_SAMPLE", 7)
+    for k in range(40):
+        expected[path := str(root / "ab"[k % 2] / f"{k:04}.jpg")] = (int(rng.integers(5, 20)), int(rng.integers(5, 20)))
+        exif = Image.Exif()
+        exif[0x0112] = turned = 1 + 5 * int(rng.integers(0, 2))
+        height, width = expected[path][:: 1 if turned == 1 else -1]
+        Image.new("RGB", (width, height)).save(path, exif=exif)
+    first = folder_part(root=str(root), verify=verify, validation=0.25)
+    read: list[str] = []
+    for name in ("decode", "measure"):
+        real = getattr(verifying, name)
+        monkeypatch.setattr(verifying, name, lambda path, *a, real=real, **k: read.append(path) or real(path, *a, **k))
+    again = folder_part(root=str(root), verify=verify, validation=0.25)
+    assert len(read) == {"full": 0, "sample": 7 + 7, "off": 1 + 7}[verify]
+    for data in (first, again):
+        for split in (data.train, data.validation):
+            assert split and split.sizes is not None and split.sizes.dtype == np.int32
+            assert [tuple(size) for size in split.sizes.tolist()] == [expected[split.source(k)] for k in range(len(split))]
+            assert split.shape[:2] == tuple(np.array(list(expected.values())).max(0))
+    assert first.train.digest == again.train.digest
+    assert not [file for file in cache_folder().iterdir() if file.is_file()]  # nothing decoded is kept
+
+
+def test_a_bad_picture_among_unequal_ones_is_named_when_it_is_decoded(tmp_path: Path) -> None:
+    fill(tmp_path)
+    Image.new("RGB", (9, 8)).save(tmp_path / "b" / "0002.png")
+    (tmp_path / "a" / "0001.png").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"1 of 8 pictures cannot be read:\n.*a/0001.png"):
+        folder_part(root=str(tmp_path))
+    train = folder_part(root=str(tmp_path), verify="off").train
+    assert train.decode and train.decode(0, 1).shape == (8, 8, 3)
+    with pytest.raises(UserError, match=r"a/0001.png cannot be read: not a picture"):
+        train.decode(1, 1)
+
+
+@pytest.mark.parametrize("verify", ["full", "sample", "off"])
+def test_the_sizes_of_both_sides_are_known_where_any_two_differ(tmp_path: Path, verify: Any) -> None:
     fill(tmp_path / "train")
     (tmp_path / "val" / "a").mkdir(parents=True)
     Image.new("RGB", (9, 8)).save(tmp_path / "val" / "a" / "x.png")
-    with pytest.raises(UserError, match="val/a/x.png has 8 x 9"):
-        folder_part(root=str(tmp_path))
+    data = folder_part(root=str(tmp_path), verify=verify)
+    assert data.validation and data.train.sizes is not None and data.validation.sizes is not None
+    assert data.train.sizes.tolist() == [[8, 8]] * 8 and data.validation.sizes.tolist() == [[8, 9]] and data.validation.sizes.dtype == np.int32
+    assert data.train.shape == data.validation.shape == (8, 9, 3)
+    assert data.train.read([3, 4]).shape == (2, 8, 8, 3)
+    assert folder_part(root=str(tmp_path / "train"), verify=verify).train.sizes is None
 
 
 def spoil(root: Path, count: int) -> list[str]:

@@ -41,6 +41,20 @@ def test_counts_are_those_of_long_tailed_cifar() -> None:
     assert np.bincount(imbalanced(labelled(100, 400, 200), 4, 0).labels).tolist() == [100, 50, 25]  # counted from the smallest class
 
 
+def test_sizes_and_pictures_of_unequal_ones_stay_with_their_samples(tmp_path: Path) -> None:
+    for label, name in enumerate("ab"):
+        (tmp_path / name).mkdir()
+        for n in range(8):
+            Image.new("RGB", (10 + n, 20 + label), (n, label, 9)).save(tmp_path / name / f"{n}.png")
+    split = opened("folder", root=str(tmp_path), imbalance=4, imbalance_seed=3).train
+    assert len(split) == 10 and split.sizes is not None and split.decode is not None and split.shape == (21, 17, 3)
+    again = pickle.loads(pickle.dumps(split))
+    for i in range(len(split)):
+        expected = np.asarray(Image.open(split.source(i)))
+        assert np.array_equal(split.decode(i, 2), expected) and np.array_equal(again.decode(i, 1), expected)
+        assert tuple(split.sizes[i]) == expected.shape[:2]
+
+
 def test_what_stays_depends_on_the_seed_and_is_read_as_before() -> None:
     whole, data = opened("digits"), opened("digits", imbalance=10)
     assert data.validation and whole.validation and data.validation.digest == whole.validation.digest

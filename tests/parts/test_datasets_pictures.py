@@ -16,7 +16,7 @@ from PIL import Image
 
 from trainrun.errors import UserError
 from trainrun.parts.datasets import pictures
-from trainrun.parts.datasets.pictures import BadPicture, decode, ends_early, jpeg_frame, printable
+from trainrun.parts.datasets.pictures import BadPicture, decode, ends_early, jpeg_frame, measure, printable
 
 PHOTO = Image.open(Path(__file__).parents[2] / "trainrun" / "data" / "photos10" / "coffee.webp").convert("RGB").resize((120, 90))
 
@@ -54,7 +54,7 @@ def test_path_and_bytes_are_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_exif_orientation(kind: str, orientation: int) -> None:
+def test_exif_orientation(kind: str, orientation: int, tmp_path: Path) -> None:
     # What has to be done to the stored rows, from the EXIF standard: where row 0 and column 0 of the stored picture belong.
     upright = np.zeros((32, 64, 3), np.uint8)
     upright[:16, :32, 0] = upright[:16, 32:, 1] = upright[16:, :32, 2] = 255
@@ -71,8 +71,35 @@ def test_exif_orientation(kind: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
-    decoded = decode(encode(Image.fromarray(np.ascontiguousarray(undo(upright))), kind, exif=exif, **options), 3)
+    (tmp_path / "picture").write_bytes(encode(Image.fromarray(np.ascontiguousarray(undo(upright))), kind, exif=exif, **options))
+    decoded = decode(str(tmp_path / "picture"), 3)
     assert decoded.shape == (32, 64, 3) and np.abs(decoded.astype(int) - upright).max() <= 3
+    assert measure(str(tmp_path / "picture")) == (32, 64)
+
+
+@pytest.mark.parametrize("shrink", [2, 4, 8])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_jpeg_can_be_decoded_smaller(channels: int, shrink: int) -> None:
+    """Each pixel then stands for a square of shrink x shrink, of which it is nearly the mean."""
+    image = PHOTO.resize((203, 150)).convert("RGB" if channels == 3 else "L")
+    data = encode(image, quality=95)
+    found, expected = decode(data, channels, shrink=shrink), np.asarray(Image.open(io.BytesIO(data)).reduce(shrink))
+    assert found.shape == (-(-150 // shrink), -(-203 // shrink), channels)
+    inside = (slice(None, 150 // shrink), slice(None, 203 // shrink))  # the last ones stand for less
+    assert np.abs(found.astype(int) - expected.reshape(found.shape))[inside].mean() < 2
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    assert decode(encode(image, exif=turned), channels, shrink=shrink).shape == (203, 150, channels)  # as it is
+    assert (decode(encode(image, "PNG"), channels, shrink=shrink) == decode(encode(image, "PNG"), channels)).all()
+
+
+@pytest.mark.parametrize("content", [b"", b"rubbish", b"\xff\xd8\xff"])
+def test_what_has_no_header_is_a_bad_picture(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(BadPicture):
+        measure(str(tmp_path / "a.jpg"))
+    with pytest.raises(OSError, match="No such file"):
+        measure(str(tmp_path / "b.jpg"))
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")

@@ -68,7 +68,7 @@ def test_a_kinds_common_options_are_checked_but_not_passed_on(registry: Registry
     part = registry.get("data", "pictures")
     assert part is not None
     options = part.options.model_validate({"resident": "no"}).model_dump()
-    assert options == {"resident": "no", "cache": True, "workers": None, "timeout": 120.0, "imbalance": None, "imbalance_seed": 0}
+    assert options == {"resident": "no", "cache": True, "workers": None, "cut": "auto", "timeout": 120.0, "imbalance": None, "imbalance_seed": 0}
     assert registry.build(PartNode("data", "pictures", options))() is None
 
 

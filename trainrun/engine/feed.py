@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from tqdm import tqdm
 
 from trainrun.engine import decoded
+from trainrun.engine.cut import Cut, Wanted
 from trainrun.errors import UserError
 from trainrun.parts.datasets.splits import Split
 from trainrun.report.console import no_bars
@@ -60,12 +61,17 @@ class Batch:
 
 
 class Feed(abc.ABC):
-    """Fetches pictures of one split: call it with batches of ids, get uint8 pictures on the device in the same order."""
+    """Fetches pictures of one split: call it with batches of ids, get uint8 pictures on the device in the same order.
+
+    shape: height, width and channels of what it gives. cut: the crop that it makes, if any; then pictures are those of an epoch and a
+    visit, and are cut by chance in training only.
+    """
 
     resident = False
 
-    def __init__(self, split: Split, world: World) -> None:
-        self.split = split
+    def __init__(self, split: Split, world: World, cut: Cut | None = None) -> None:
+        self.split, self.cut = split, cut
+        self.shape = (*cut.size, split.shape[2]) if cut else split.shape
         self.device = world.device
         self.labels = torch.from_numpy(split.labels).to(self.device)
 
@@ -73,15 +79,25 @@ class Feed(abc.ABC):
         return len(self.split)
 
     @abc.abstractmethod
-    def fetch(self, batches: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
-        """uint8 [B, H, W, C] for each batch of ids."""
+    def fetch(
+        self, batches: Sequence[torch.Tensor], epoch: int = 0, visits: Sequence[torch.Tensor] | None = None, training: bool = False
+    ) -> Iterator[torch.Tensor]:
+        """uint8 [B, H, W, C] for each batch of ids; the rest matters to a feed that cuts, as in `__call__`."""
 
     def __call__(
-        self, batches: Sequence[torch.Tensor], epoch: int, wholes: Iterable[int], visits: Sequence[torch.Tensor] | None = None
+        self,
+        batches: Sequence[torch.Tensor],
+        epoch: int,
+        wholes: Iterable[int],
+        visits: Sequence[torch.Tensor] | None = None,
+        training: bool = False,
     ) -> Iterator[Batch]:
-        """The batches of pictures for batches of ids (int64 [B], on the CPU), with the size of each step's whole batch."""
+        """The batches of pictures for batches of ids (int64 [B], on the CPU), with the size of each step's whole batch.
+
+        visits: as in `Batch`, for each batch, on the CPU. training: whether they are for `Inputs` in training.
+        """
         times = [None] * len(batches) if visits is None else [piece.to(self.device, non_blocking=True) for piece in visits]
-        for ids, whole, images, which in zip(batches, wholes, self.fetch(batches), times, strict=True):
+        for ids, whole, images, which in zip(batches, wholes, self.fetch(batches, epoch, visits, training), times, strict=True):
             there = ids.to(self.device, non_blocking=True)
             yield Batch(images.permute(0, 3, 1, 2), self.labels[there], there, epoch, whole, which)
 
@@ -99,7 +115,9 @@ class Resident(Feed):
         super().__init__(split, world)
         self.pictures = pictures.to(self.device)
 
-    def fetch(self, batches: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+    def fetch(
+        self, batches: Sequence[torch.Tensor], epoch: int = 0, visits: Sequence[torch.Tensor] | None = None, training: bool = False
+    ) -> Iterator[torch.Tensor]:
         for ids in batches:
             yield self.pictures.index_select(0, ids.to(self.device, non_blocking=True))
 
@@ -108,22 +126,22 @@ class Resident(Feed):
 
 
 class _Reader(Dataset[Any]):
-    """What a worker process runs: a batch of ids in, a tensor or the UserError it met out.
+    """What a worker process runs: a batch that is wanted in, a tensor or the UserError it met out.
 
     `reading` has a row for each worker, in memory that all share: the ids that it reads at the moment, -1 elsewhere.
     """
 
-    def __init__(self, split: Split, reading: torch.Tensor) -> None:
-        self.read, self.reading = split.read, reading
+    def __init__(self, split: Split, cut: Cut | None, reading: torch.Tensor) -> None:
+        self.split, self.cut, self.reading = split, cut, reading
         self.piece = reading.shape[1] if split.cache else None  # quick ones are quick because they read many at once
 
-    def __getitem__(self, index: np.ndarray) -> torch.Tensor | UserError:
+    def __getitem__(self, index: Wanted) -> torch.Tensor | UserError:
         try:
             worker = get_worker_info()
             if worker is None:
-                return torch.from_numpy(self.read(index.tolist()))
+                return torch.from_numpy(self._read(index))
             piece, row = self.piece or max(len(index), 1), self.reading[worker.id].numpy()
-            pictures = [self._note_and_read(index[n : n + piece], row) for n in range(0, max(len(index), 1), piece)]
+            pictures = [self._note_and_read(index.part(slice(n, n + piece)), row) for n in range(0, max(len(index), 1), piece)]
             images = torch.from_numpy(pictures[0] if len(pictures) == 1 else np.concatenate(pictures))
         except UserError as error:  # a value, because an exception would come back wrapped in the worker's traceback
             return error
@@ -135,12 +153,15 @@ class _Reader(Dataset[Any]):
                 f"({str(error).splitlines()[0]}); enlarge it, or set data.workers=0"
             )
 
-    def _note_and_read(self, ids: np.ndarray, row: np.ndarray) -> np.ndarray:
-        noted = ids[: len(row)]
+    def _note_and_read(self, wanted: Wanted, row: np.ndarray) -> np.ndarray:
+        noted = wanted.ids[: len(row)]
         row[: len(noted)] = noted
-        pictures = self.read(ids.tolist())
+        pictures = self._read(wanted)
         row[:] = -1
         return pictures
+
+    def _read(self, wanted: Wanted) -> np.ndarray:
+        return self.cut.read(self.split, wanted) if self.cut else self.split.read(wanted.ids.tolist())
 
 
 def _leave_signals_to_parent(_: int) -> None:
@@ -149,8 +170,8 @@ def _leave_signals_to_parent(_: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-class _Orders(list[np.ndarray]):
-    """The batches of ids of the coming pass; one loader with living workers serves pass after pass.
+class _Orders(list[Wanted]):
+    """The batches of the coming pass; one loader with living workers serves pass after pass.
 
     Arrays, because a tensor would travel to the worker through shared memory and a connection of its own.
     """
@@ -164,8 +185,8 @@ class Streamed(Feed):
 
     resident = False
 
-    def __init__(self, split: Split, world: World, workers: int, timeout: float) -> None:
-        super().__init__(split, world)
+    def __init__(self, split: Split, world: World, workers: int, timeout: float, cut: Cut | None = None) -> None:
+        super().__init__(split, world, cut)
         self.workers, self.timeout = workers, timeout
         self._orders = _Orders()
         self._loader: DataLoader[Any] | None = None
@@ -179,19 +200,22 @@ class Streamed(Feed):
             more = {"timeout": self.timeout, "persistent_workers": True, "prefetch_factor": 4, "worker_init_fn": _leave_signals_to_parent}
         # A loader draws from the global stream at every pass unless it has a generator of its own.
         return DataLoader(
-            _Reader(self.split, self._reading), batch_size=None, sampler=self._orders, num_workers=self.workers,
+            _Reader(self.split, self.cut, self._reading), batch_size=None, sampler=self._orders, num_workers=self.workers,
             generator=torch.Generator(), pin_memory=self.device.type == "cuda", **more,
         )  # fmt: skip
 
-    def fetch(self, batches: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+    def fetch(
+        self, batches: Sequence[torch.Tensor], epoch: int = 0, visits: Sequence[torch.Tensor] | None = None, training: bool = False
+    ) -> Iterator[torch.Tensor]:
         self._pass += 1
-        return self._fetch(batches, self._pass)
+        times = [None] * len(batches) if visits is None else [piece.numpy() for piece in visits]
+        return self._fetch([Wanted(ids.numpy(), epoch, n, training) for ids, n in zip(batches, times, strict=True)], self._pass)
 
-    def _fetch(self, batches: Sequence[torch.Tensor], this_pass: int) -> Iterator[torch.Tensor]:
+    def _fetch(self, batches: Sequence[Wanted], this_pass: int) -> Iterator[torch.Tensor]:
         done = 0
         for attempt in (1, 2):
             self._only(this_pass)
-            self._orders[:] = [ids.numpy() for ids in batches[done:]]
+            self._orders[:] = batches[done:]
             self._loader = self._loader or self._start()
             try:
                 with _watching(self._loader):
@@ -221,7 +245,7 @@ class Streamed(Feed):
         if self._pass != this_pass:
             raise AssertionError("a feed gives one pass at a time, and a newer one has begun")
 
-    def _lost_worker(self, error: BaseException, awaited: Sequence[torch.Tensor]) -> str | None:
+    def _lost_worker(self, error: BaseException, awaited: Sequence[Wanted]) -> str | None:
         """Which worker died or is stuck, and the files that it was reading; None where the error has another cause."""
         workers = getattr(getattr(self._loader, "_iterator", None), "_workers", [])
         text = str(error)
@@ -236,7 +260,7 @@ class Streamed(Feed):
         if not dead and not stuck:
             return None
         rows = self._reading[dead] if dead else self._reading
-        ids = rows[rows >= 0].tolist() or [int(i) for batch in awaited for i in batch[:_PIECE]]
+        ids = rows[rows >= 0].tolist() or [int(i) for batch in awaited for i in batch.ids[:_PIECE]]
         files = ", ".join(self.split.source(i) for i in ids)
         if dead:
             return f"a worker process died ({_ending(workers[dead[0]].exitcode)}) while reading among {files}"
@@ -292,12 +316,14 @@ def default_workers(world: World) -> int:
     return max(min(cores // world.local_size, 8), 1)
 
 
-def open_feed(split: Split, options: Any, world: World, budget: int) -> Feed:
-    """The feed of a split: resident where asked for or where it fits `budget` bytes, streamed otherwise."""
+def open_feed(split: Split, options: Any, world: World, budget: int, cut: Cut | None = None) -> Feed:
+    """The feed of a split: resident where asked for or where it fits `budget` bytes, streamed otherwise, and where it cuts."""
+    if cut and options.resident == "yes":
+        raise UserError("data.resident is yes, but every epoch cuts other pieces out of the pictures; set data.resident=auto, or data.cut=device")
     size = len(split) * split.shape[0] * split.shape[1] * split.shape[2]
     workers = default_workers(world) if options.workers is None else options.workers
-    if options.resident == "no" or (options.resident == "auto" and size > budget):
-        return Streamed(split, world, workers, options.timeout)
+    if cut or options.resident == "no" or (options.resident == "auto" and size > budget):
+        return Streamed(split, world, workers, options.timeout, cut)
     if size > free_memory(world.device):
         raise UserError(
             f"data.resident is yes, but the decoded pictures take {size / 2**30:.1f} GiB and {free_memory(world.device) / 2**30:.1f} GiB are free; "

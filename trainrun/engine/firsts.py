@@ -32,6 +32,6 @@ def fit_to_data(model: torch.nn.Module, recipe: Recipe, training: Feed, inputs: 
         ids = torch.linspace(0, len(training) - 1, min(count, len(training))).long()
     pieces = [ids] if augmented else list(ids.split(_AT_ONCE))
     again = visits(ids) if augmented else None
-    batches = training(pieces, 0, map(len, pieces), None if again is None else [again])
+    batches = training(pieces, 0, map(len, pieces), None if again is None else [again], training=augmented)
     torch.manual_seed(key(recipe.seed, "init", "data") >> 1)
     adapt(model, recipe.initializer, (inputs(batch, augmented)[0] for batch in batches), parts)

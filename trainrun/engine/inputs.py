@@ -61,8 +61,13 @@ class Inputs:
         return images.contiguous(memory_format=self.layout)
 
 
-def make_inputs(nodes: Sequence[PartNode], seed: int, memory_format: str, statistics: Statistics, registry: Registry) -> Inputs:
-    """The recipe's augmentations, ready to apply; a part that is a class is given the statistics of the data first."""
+def make_inputs(
+    nodes: Sequence[PartNode], seed: int, memory_format: str, statistics: Statistics, registry: Registry, cut: bool = False
+) -> Inputs:
+    """The recipe's augmentations, ready to apply; a part that is a class is given the statistics of the data first.
+
+    cut: whether the first is made already, where the pictures are read.
+    """
     training: list[Step] = []
     evaluation: list[Step] = []
     mixing: list[tuple[Callable[..., Any], int]] = []
@@ -70,6 +75,8 @@ def make_inputs(nodes: Sequence[PartNode], seed: int, memory_format: str, statis
         found = registry.get(node.kind, node.name)
         assert found is not None, node.name
         purpose = key("augment", place, node.name)
+        if cut and place == 0:
+            continue
         if found.facts.get("geometry"):
             join(training, found.call(node.options), purpose, node.options.get("mode"))
             if instead := in_evaluation(found, node):
@@ -93,7 +100,10 @@ def together(nodes: Sequence[PartNode], registry: Registry) -> int:
 
 
 def statistics(data: Data, training: Feed) -> Statistics:
-    """The statistics of a data set: published, else measured over up to 10,000 training pictures, evenly spaced, once."""
+    """The statistics of a data set: published, else measured over up to 10,000 training pictures, evenly spaced, once.
+
+    Where pictures are cut as they are read, each shows what evaluation would take of it: mostly the middle, at the network's size.
+    """
     published = (data.mean, data.std) if data.mean is not None and data.std is not None else None
     moments = functools.cache(lambda: _moments(training))
     return Statistics(

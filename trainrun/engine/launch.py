@@ -57,7 +57,7 @@ def launch(
                 world.first(lambda: stack.enter_context(directory.claim(before)))
             with signals.at_once():
                 data = open_data(loaded.recipe.data)
-            recipe, _ = settle(loaded.recipe, world, data.train.shape)
+            recipe, _ = settle(loaded.recipe, world, data.train)
             _check(loaded, recipe, data)
             if before:
                 _compare(before, recipe, allow_plugins, call)
@@ -145,11 +145,11 @@ def _in_directory(
 
 
 def describe_input(run: Run) -> dict[str, Any]:
-    """What a program needs to feed the saved weights: shape of the pictures and of what the network sees of them, class names, and the
-    statistics that were measured, if any.
+    """What a program needs to feed the saved weights: shape of the pictures (as they are cut, where they are cut when they are read) and
+    of what the network sees of them, class names, and the statistics that were measured, if any.
     """
-    height, width, channels = run.data.train.shape
-    seen_height, seen_width, _ = network_shape(run.recipe.augment, run.data.train.shape, registry)
+    height, width, channels = run.training.shape
+    seen_height, seen_width, _ = network_shape(run.recipe.augment, run.training.shape, registry)
     mean, std = run.statistics.measured or (None, None)
     shapes = {"shape": [channels, height, width], "network_shape": [channels, seen_height, seen_width]}
     return {**shapes, "classes": list(run.data.classes), "mean": mean, "std": std}
@@ -223,7 +223,9 @@ def _header(run: Run, console: Console, where: Path, snapshot: Snapshot | None) 
     console.say(f"  model       {parameters:,} parameters, {len(run.data.classes)} classes")
     for n, line in enumerate(summary(run.optimizer, recipe.optimizer.name)):
         console.say(f"  {'' if n else 'optimizer':11} {line}")
-    console.say(f"  data        {len(run.training):,} pictures of {'x'.join(str(n) for n in run.data.train.shape)}, {validation}; {place}")
+    most = "up to " if run.data.train.sizes is not None else ""
+    cut = f", {recipe.augment[0].name} in the worker" if run.training.cut else ""
+    console.say(f"  data        {len(run.training):,} pictures of {most}{'x'.join(map(str, run.data.train.shape))}, {validation}; {place}{cut}")
     if recipe.sampler.name != "shuffle":
         console.say(f"  sampler     {recipe.sampler.name}, {plan.samples:,} pictures an epoch")
     console.say(

@@ -15,6 +15,7 @@ import torch
 from trainrun.draw import key, visits
 from trainrun.engine.average import Plain, make_average
 from trainrun.engine.clock import Clock
+from trainrun.engine.cut import make_cut, where_to_cut
 from trainrun.engine.evaluate import evaluate
 from trainrun.engine.feed import Batch, Feed, Resident, budget, open_feed
 from trainrun.engine.firsts import fit_to_data
@@ -30,7 +31,7 @@ from trainrun.engine.teller import Silent
 from trainrun.errors import NonFinite, UserError
 from trainrun.parts.augmentations import Statistics
 from trainrun.parts.datasets.imbalance import imbalanced
-from trainrun.parts.datasets.splits import Data
+from trainrun.parts.datasets.splits import Data, Split
 from trainrun.parts.initializers import initialize
 from trainrun.parts.optimizers import make_optimizer, weight_decay_factor, write_rates
 from trainrun.parts.schedules import Schedule, make_schedule
@@ -93,7 +94,7 @@ class Run:
             ids = self.sampler(epoch)
             again = visits(ids)
             times = None if again is None else self._mine(again, done)
-            yield from self.training(self._mine(ids, done), epoch, map(len, ids.split(self.plan.batch_size)[done:]), times)
+            yield from self.training(self._mine(ids, done), epoch, map(len, ids.split(self.plan.batch_size)[done:]), times, training=True)
             step = (epoch + 1) * self.plan.steps_per_epoch
 
     def _mine(self, rows: torch.Tensor, done: int) -> list[torch.Tensor]:
@@ -209,17 +210,22 @@ _SMALL = 16
 
 
 def settle(
-    recipe: Recipe, world: World, shape: tuple[int, int, int] | None = None, parts: Registry = registry
+    recipe: Recipe, world: World, pictures: Split | tuple[int, int, int] | None = None, parts: Registry = registry
 ) -> tuple[Recipe, dict[str, str]]:
     """The recipe with every automatic value decided for this machine, and the reason of each by its dotted path.
 
-    shape: height, width and channels of the pictures, where the data set is at hand; else what its part knows of itself.
+    pictures: those of the data set where it is at hand, or height, width and channels that all have; else what its part knows of itself.
     """
     known = parts.get("data", recipe.data.name)
+    unequal = isinstance(pictures, Split) and pictures.sizes is not None
+    shape = pictures.shape if isinstance(pictures, Split) else pictures
     shape = shape or (known.facts.get("shape", lambda options: None)(recipe.data.options) if known else None)
-    shape = shape and network_shape(recipe.augment, shape, parts)
     decided: dict[str, Any] = {}
     reasons: dict[str, str] = {}
+    if recipe.data.options["cut"] == "auto":
+        where, reasons["data.cut"] = where_to_cut(recipe, parts, unequal if shape else None)
+        decided["data"] = replace(recipe.data, options={**recipe.data.options, "cut": where})
+    shape = shape and network_shape(recipe.augment, shape, parts)
     if recipe.precision == "auto":
         native = native_bf16(world.device)
         small = world.device.type == "cpu" and shape is not None and min(shape[:2]) <= _SMALL
@@ -266,16 +272,17 @@ def build(recipe: Recipe, world: World, data: Data, signals: Signals, parts: Reg
     plan = Plan.of(recipe, len(sampler))
     _distinct(recipe, plan, data, world, parts)
     _arithmetic(recipe, world)
+    cut = make_cut(recipe, parts, data.train, data.validation)
     with signals.at_once():
         room = budget(world)
-        training = open_feed(data.train, recipe.data, world, room)
+        training = open_feed(data.train, recipe.data, world, room, cut)
         spent = training.pictures.nbytes if isinstance(training, Resident) else 0
-        validation = open_feed(data.validation, recipe.data, world, room - spent) if data.validation is not None else None
+        validation = open_feed(data.validation, recipe.data, world, room - spent, cut) if data.validation is not None else None
     layout = torch.channels_last if recipe.memory_format == "channels_last" else torch.contiguous_format
     model = make_model(recipe, data, parts).to(world.device).to(memory_format=layout)
-    refuse_single(model, recipe, plan, data.train.shape, world)
+    refuse_single(model, recipe, plan, network_shape(recipe.augment, training.shape, parts), world)
     figures = statistics(data, training)
-    inputs = make_inputs(recipe.augment, recipe.seed, recipe.memory_format, figures, parts)
+    inputs = make_inputs(recipe.augment, recipe.seed, recipe.memory_format, figures, parts, cut=cut is not None)
     if not resumes:
         with signals.at_once():
             fit_to_data(model, recipe, training, inputs, sampler, parts)

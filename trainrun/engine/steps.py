@@ -45,9 +45,13 @@ class Geometric:
     def __call__(self, images: torch.Tensor, draw: Draw) -> torch.Tensor:
         height, width = images.shape[-2:]
         motion = self.motion((height, width), draw)
+        return transform(images, motion, self.beyond(motion))
+
+    def beyond(self, motion: Move | Warp) -> Border:
+        """What lies beyond the picture."""
         # Without a mode there are only crops: of pixels, which may be smaller than the crop, or of boxes that lie in the picture,
         # whose rim must not be mixed with black.
-        return transform(images, motion, self.border or ("zero" if isinstance(motion, Move) else "edge"))
+        return self.border or ("zero" if isinstance(motion, Move) else "edge")
 
 
 Step = Photometric | Geometric

@@ -11,6 +11,7 @@ import torch
 
 from trainrun.draw import draws
 from trainrun.engine.checkpoint import Checkpoints, Snapshot, load_weights
+from trainrun.engine.cut import Cut, make_cut
 from trainrun.engine.directory import result
 from trainrun.engine.evaluate import evaluate
 from trainrun.engine.feed import budget, open_feed
@@ -22,7 +23,7 @@ from trainrun.engine.steps import network_shape
 from trainrun.engine.tasks import Classification
 from trainrun.errors import Stopped, UserError
 from trainrun.parts.augmentations import Statistics
-from trainrun.parts.datasets.pictures import BadPicture, decode
+from trainrun.parts.datasets.pictures import BadPicture, decode, measure
 from trainrun.parts.datasets.splits import Data, Split
 from trainrun.recipe.load import load
 from trainrun.recipe.registry import registry
@@ -78,9 +79,10 @@ def evaluate_run(run: Path, overrides: Sequence[str] = (), *, allow_plugins: boo
             with signals.at_once():
                 data = open_data(recipe.data)
                 validation = _validation(data, recipe, run, about)
-                feed = open_feed(validation, recipe.data, world, budget(world))
-            recipe, _ = settle(recipe, world, validation.shape)
-            inputs = make_inputs(recipe.augment, recipe.seed, recipe.memory_format, _statistics(about), registry)
+                cut = make_cut(recipe, registry)
+                feed = open_feed(validation, recipe.data, world, budget(world), cut)
+            recipe, _ = settle(recipe, world, feed.shape)
+            inputs = make_inputs(recipe.augment, recipe.seed, recipe.memory_format, _statistics(about), registry, cut=cut is not None)
             model = _model(recipe, snapshot, world.device)
             loss = ByClass(registry.build(recipe.loss), len(data.classes), world.device)
             # Batches as in the run: then the figures are its own to the last bit.
@@ -105,6 +107,9 @@ def _validation(data: Data, recipe: Recipe, run: Path, about: dict[str, Any]) ->
         told = ", ".join(other[:5]) + (f" and {len(other) - 5} more" if len(other) > 5 else "")
         raise UserError(f"this data has other classes than the run was trained on: {told or 'they come in another order'}")
     height, width, channels = data.validation.shape
+    cut = make_cut(recipe, registry, data.validation)
+    if cut is not None:  # then pictures may be of any size
+        height, width = cut.size
     if [channels, height, width] != about["shape"]:
         raise UserError(
             f"this data has pictures of {_size([channels, height, width])}, and the run was trained on {_size(about['shape'])}; "
@@ -131,13 +136,14 @@ def predict(
         about = snapshot.values["input"]
         channels, height, width = about["shape"]
         recipe, _ = settle(recipe, world, (height, width, channels))
-        inputs = make_inputs(recipe.augment, recipe.seed, recipe.memory_format, _statistics(about), registry)
+        cut = make_cut(recipe, registry)
+        inputs = make_inputs(recipe.augment, recipe.seed, recipe.memory_format, _statistics(about), registry, cut=cut is not None)
         model = _model(recipe, snapshot, world.device)
         found = []
         with torch.no_grad(), world.autocast(recipe.precision):
             size = recipe.micro_batch or 256 if recipe.batch_size == "full" else recipe.batch_size
             for start in range(0, len(pictures), size):
-                batch = np.stack([_picture(p, (height, width, channels)) for p in pictures[start : start + size]])
+                batch = np.stack([_picture(p, (height, width, channels), cut) for p in pictures[start : start + size]])
                 images = torch.from_numpy(batch).to(world.device).permute(0, 3, 1, 2)
                 prepared = inputs.pictures(images, draws(recipe.seed, 0, torch.arange(len(images), device=world.device)), training=False)
                 found.append(model(prepared).float().softmax(1).cpu())
@@ -148,9 +154,12 @@ def predict(
     ]
 
 
-def _picture(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
+def _picture(file: Path, shape: tuple[int, int, int], cut: Cut | None) -> np.ndarray:
     height, width, channels = shape
     try:
+        if cut:
+            nobody = draws(0, 0, torch.zeros(1, dtype=torch.int64))
+            return cut.of(lambda shrink: decode(str(file), channels, shrink=shrink), measure(str(file)), nobody, training=False)
         picture = decode(str(file), channels, min(height, width))
     except (BadPicture, OSError) as error:
         raise UserError(f"{file} cannot be read as a picture: {error}") from None

@@ -61,6 +61,13 @@ class DataOptions(Options):
     workers: Annotated[
         int | None, Field(ge=0, le=256, description="Processes that decode; by default the usable cores, shared by a machine's processes, at most 8.")
     ] = None
+    cut: Annotated[
+        Literal["auto", "worker", "device"],
+        Field(
+            description="Where a crop to one size that stands first in augment is made: by the worker, from the decoded picture, or on the device, "
+            "together with what follows it; auto is worker where pictures differ in size."
+        ),
+    ] = "auto"
     timeout: Annotated[float, Field(gt=0, description="Seconds without a batch after which a worker counts as stuck.")] = 120.0
     imbalance: Annotated[
         float | None,

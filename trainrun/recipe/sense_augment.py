@@ -85,7 +85,18 @@ def _own(sense: Sense, node: Any) -> bool:
     return bool(part and part.facts.get("levels"))
 
 
+def cut_has_a_crop(sense: Sense) -> Iterator[Fault]:
+    options, nodes = sense.recipe.data.options, sense.recipe.augment
+    if options.get("cut") == "worker" and 0 not in _with(sense, "cuts"):
+        crops = ", ".join(name for name in sense.registry.names("augment") if (part := sense.registry.get("augment", name)) and part.facts.get("cuts"))
+        first = f"begins with {nodes[0].name}" if nodes else "is empty"
+        yield "data.cut", f"worker has no effect, because augment {first}; expected one of {crops} there, or cut: auto", None
+    elif options.get("cut") == "worker" and options.get("resident") == "yes":
+        yield "data.resident", "yes contradicts data.cut: worker, which cuts other pieces out of the pictures in every epoch; expected auto or no", None
+
+
 AUGMENT_CHECKS = (
+    cut_has_a_crop,
     levels_before_normalize,
     mixing_comes_last,
     mixing_is_one,

@@ -104,16 +104,19 @@ def show(recipe: Recipe, file: Path, pictures: bool) -> dict[str, Any]:
 def look(recipe: Recipe, world: World, parts: Registry = registry, *, ids: Sequence[int] = (), epochs: int = 2) -> Augmented:
     """The first training pictures of a recipe, or those of some sample ids, through its augmentations: each alone, and all together."""
     data = open_data(recipe.data, parts)
-    settled = settle(recipe, world, data.train.shape, parts)[0]
+    settled = settle(recipe, world, data.train, parts)[0]
     with closing(build(_small(settled, data, parts), world, replace(data, validation=None), Signals(), parts)) as run:
         taken = _taken(run, parts, ids, epochs)
-        scaling = [p for p in range(len(recipe.augment)) if _only_scales(run, p, taken, parts)]
-        columns = {"original": [picture.permute(1, 2, 0).cpu().numpy() for picture in taken.images]}
+        cut = run.training.cut
+        # What the feed has cut already is shown alone as it comes; the parts behind it are shown on what evaluation cuts out.
+        middle = taken.as_in_evaluation(run) if cut else taken
+        scaling = [p for p in range(1 if cut else 0, len(recipe.augment)) if _only_scales(run, p, taken, parts)]
+        columns = {"original": _whole(taken, data, cut.size) if cut else [picture.permute(1, 2, 0).cpu().numpy() for picture in taken.images]}
         for place, node in enumerate(recipe.augment):
             if place not in scaling:
                 # What scales stays before the parts behind it, which are made for what it gives.
                 alone = _only(run, [*(p for p in scaling if p < place), place], parts)
-                columns[_title(node.name, columns)] = taken.shown(alone)
+                columns[_title(node.name, columns)] = (taken if place == 0 else middle).shown(alone)
         columns[_title("all together", columns)] = taken.shown(run.inputs)
         rows = [Row(i, data.train.source(i), data.classes[label], epoch) for i, label, epoch in taken.rows]
         fed = taken.fed(run.inputs).cpu()
@@ -156,7 +159,7 @@ def _only(run: Run, places: Sequence[int], parts: Registry) -> Inputs:
     alone.restore(parts.snapshot())
     alone.add(Part(_NOTHING.kind, _NOTHING.name, lambda images, draw: images))
     nodes = [node if place in places else _NOTHING for place, node in enumerate(run.recipe.augment[: max(places) + 1])]
-    return make_inputs(nodes, run.recipe.seed, run.recipe.memory_format, run.statistics, alone)
+    return make_inputs(nodes, run.recipe.seed, run.recipe.memory_format, run.statistics, alone, cut=run.training.cut is not None)
 
 
 @dataclass(frozen=True)
@@ -178,6 +181,11 @@ class _Taken:
         """Sample, label and epoch of each."""
         rows = [(int(i), int(label), batch.epoch) for batch in self.batches for i, label in zip(batch.ids, batch.labels, strict=True)]
         return rows[: self.count]
+
+    def as_in_evaluation(self, run: Run) -> _Taken:
+        """The same pictures, cut by the feed as they are in evaluation."""
+        plain = [next(run.training([batch.ids.cpu()], batch.epoch, [len(batch)])) for batch in self.batches]
+        return _Taken([replace(batch, images=other.images) for batch, other in zip(self.batches, plain, strict=True)], self.count)
 
     def fed(self, inputs: Inputs, training: bool = True) -> torch.Tensor:
         """What the network is given of them: float32 [count, C, H, W]."""
@@ -203,7 +211,7 @@ def _taken(run: Run, parts: Registry, ids: Sequence[int], epochs: int) -> _Taken
     import torch
 
     def fetched(some: torch.Tensor, epochs: Iterable[int]) -> list[Batch]:
-        return [batch for epoch in epochs for batch in run.training([some], epoch, [len(some)])]
+        return [batch for epoch in epochs for batch in run.training([some], epoch, [len(some)], training=True)]
 
     if ids:
         return _Taken(fetched(torch.tensor(ids), range(epochs)), len(ids) * epochs)
@@ -221,6 +229,20 @@ def _taken(run: Run, parts: Registry, ids: Sequence[int], epochs: int) -> _Taken
     few = first.split(_SAMPLES)[0]
     within = range(min(epochs, -(-run.plan.total // run.plan.steps_per_epoch)))
     return _Taken([few, *fetched(few.ids.cpu(), within[1:])], len(few) * len(within))
+
+
+def _whole(taken: _Taken, data: Data, size: tuple[int, int]) -> list[np.ndarray]:
+    """The pictures as they are read, before anything is cut out, made to fit into `size` on white."""
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    found = []
+    for sample, _, _ in taken.rows:
+        picture = data.train.read([sample])[0]
+        image = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
+        image = ImageOps.pad(image, size[::-1], color="white", centering=(0, 0))
+        found.append(np.asarray(image).reshape(*size, picture.shape[2]))
+    return found
 
 
 def _only_scales(run: Run, place: int, taken: _Taken, parts: Registry) -> bool:

@@ -155,7 +155,7 @@ def look(recipe: Recipe, world: World, parts: Registry = registry) -> Init:
     from trainrun.engine.signals import Signals
 
     data = open_data(recipe.data, parts)
-    settled, _ = settle(recipe.model_copy(update={"compile": "off"}), world, data.train.shape, parts)  # compiled layers cannot be watched
+    settled, _ = settle(recipe.model_copy(update={"compile": "off"}), world, data.train, parts)  # compiled layers cannot be watched
     with closing(build(settled, world, data, Signals(), parts)) as run:
         batch = next(run.batches(0)).split(settled.micro_batch)[0]
         run.model.train()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from trainrun.recipe.registry import registry
 from trainrun.recipe.schema import Recipe
 from trainrun.world import World
 
@@ -37,13 +38,15 @@ class Pca:
 
 
 def look(recipe: Recipe, world: World) -> Pca:
-    """Measure the training set of a settled recipe; raises UserError where the data cannot be used."""
+    """Measure the training set of a recipe; raises UserError where the data cannot be used."""
+    from trainrun.engine.cut import make_cut
     from trainrun.engine.feed import budget, open_feed
     from trainrun.engine.inputs import principal
-    from trainrun.engine.run import open_data
+    from trainrun.engine.run import open_data, settle
 
     data = open_data(recipe.data)
-    feed = open_feed(data.train, recipe.data, world, budget(world))
+    settled, _ = settle(recipe, world, data.train)
+    feed = open_feed(data.train, settled.data, world, budget(world), make_cut(settled, registry, data.train))
     try:
         mean, (values, vectors) = principal(feed)
     finally:

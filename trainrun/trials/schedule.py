@@ -108,7 +108,7 @@ def look(recipes: Sequence[tuple[str, Loaded]], parts: Registry = registry) -> C
 def curve(title: str, recipe: Recipe, world: World, parts: Registry = registry) -> Curve:
     """The rates that a run of the recipe gives its optimizer, from the step 0 to where it stops."""
     data = open_data(recipe.data, parts)
-    recipe, _ = settle(recipe, world, data.train.shape, parts)
+    recipe, _ = settle(recipe, world, data.train, parts)
     plan = Plan.of(recipe, len(make_sampler(recipe, data, parts)))
     schedule = make_schedule(recipe.schedule, plan.total, plan.steps_per_epoch, parts, recipe.seed)
     notes = list(_notes(recipe, plan, parts))

@@ -7,8 +7,9 @@ the batch around it. A part with the fact `always=True` is also applied in evalu
 
 A part with the fact `geometry=True` takes (height, width) and the Draw, and returns where its pixels come from
 (`geometry.py`); those that stand together are carried out as one. Its fact `evaluation=f` names what takes its place in
-evaluation, a function of the same arguments. Boxes follow these parts (`boxes.py`); one with the fact `moves=True` moves pixels without
-saying where to, so it suits labels of whole pictures only.
+evaluation, a function of the same arguments. One with `cuts=True` gives one size whatever the shape, in evaluation too; standing first,
+it can be carried out where pictures are decoded. Boxes follow these parts (`boxes.py`); one with the fact `moves=True` moves pixels
+without saying where to, so it suits labels of whole pictures only.
 """
 
 from trainrun.parts.augmentations import boxes, colour, crops, mixing, moves, noise, policies, scale, warps

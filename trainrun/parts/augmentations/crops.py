@@ -43,7 +43,7 @@ def _resized_middle(shape: Shape, draw: Draw, *, size: int, crop_pct: float, **_
     return _middle(shape, draw, round(size / crop_pct), size)
 
 
-@part("augment", geometry=True, evaluation=_resized_middle)
+@part("augment", geometry=True, cuts=True, evaluation=_resized_middle)
 def random_resized_crop(
     shape: Shape,
     draw: Draw,
@@ -93,7 +93,7 @@ def _middle_of_mean(shape: Shape, draw: Draw, *, size: int, shorter: list[int]) 
     return _middle(shape, draw, round(sum(shorter) / 2), size)
 
 
-@part("augment", geometry=True, evaluation=_middle_of_mean)
+@part("augment", geometry=True, cuts=True, evaluation=_middle_of_mean)
 def scale_jitter(
     shape: Shape,
     draw: Draw,

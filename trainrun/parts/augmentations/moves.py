@@ -35,7 +35,7 @@ def random_crop(
     return Move(shape, y=offsets[:, 0], x=offsets[:, 1], margin=padding)
 
 
-@part("augment", geometry=True, always=True)
+@part("augment", geometry=True, cuts=True, always=True)
 def center_crop(
     shape: Shape,
     draw: Draw,

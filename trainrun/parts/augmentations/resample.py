@@ -10,6 +10,7 @@ from trainrun.parts.augmentations.geometry import Border, Move, Warp, centre
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     import torch
 
 # Up to here a plain bilinear sample, whose support is two pixels, misses so little that one more pass does not pay.
@@ -24,6 +25,46 @@ def transform(images: torch.Tensor, motion: Move | Warp, border: Border) -> torc
     if not len(images):
         return images.permute(0, 2, 3, 1).new_empty(0, *motion.size, images.shape[1]).permute(0, 3, 1, 2)
     return _moved(images, motion, border) if isinstance(motion, Move) else _warped(images, motion, border)
+
+
+def cut_out(picture: np.ndarray, warp: Warp, scale: int = 1) -> np.ndarray:
+    """uint8 [H, W, C] to uint8 [*warp.size, C]: what `transform` makes of one picture with the border `edge` and a warp along its axes.
+
+    Many times faster where it shrinks, because rows and columns are done one after the other; sums are taken in another order, so a
+    level may be rounded to its neighbour. The picture may have been decoded at 1 / scale of the size that the warp is made for.
+    """
+    import numpy as np
+    import torch
+    from torch.nn.functional import embedding_bag
+
+    height, width, channels = picture.shape
+    (right, _, x), (_, down, y), _ = warp.matrix[0].tolist()
+    shrink = warp.shrink / scale
+    rows, columns = (
+        _weights((start + 0.5) / scale - 0.5, step / scale, count, length, shrink)
+        for start, step, count, length in ((y, down, warp.size[0], height), (x, right, warp.size[1], width))
+    )
+    (top, bottom), (left, end) = ((int(places.min()), int(places.max())) for places, _ in (rows, columns))
+    piece = torch.from_numpy(picture[top : bottom + 1, left : end + 1].astype(np.float32))
+    tall = embedding_bag(rows[0] - top, piece.flatten(1), per_sample_weights=rows[1], mode="sum")
+    turned = tall.view(len(tall), -1, channels).transpose(0, 1).flatten(1)
+    done = embedding_bag(columns[0] - left, turned, per_sample_weights=columns[1], mode="sum")
+    return done.round_().byte().view(warp.size[1], warp.size[0], channels).transpose(0, 1).numpy()
+
+
+def _weights(start: float, step: float, count: int, length: int, shrink: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each of `count` output pixels along a side the input pixels that it is mixed of, int64 [count, taps], and their weights."""
+    import torch
+
+    k = math.ceil(shrink) if shrink > _MILD else 1
+    at = start + step * torch.arange(count, dtype=torch.float64)[:, None]
+    if k > 1:  # as in _samples
+        spread = math.sqrt(max(step**2 - 1, 0) * (2 / (1 - k**-2)) / max(step**2, 1))
+        at = at + step * spread * ((torch.arange(k, dtype=torch.float64) + 0.5) / k - 0.5)
+    at = at.clamp(0, length - 1)
+    first = at.floor()
+    share = at - first
+    return torch.cat((first, (first + 1).clamp(max=length - 1)), 1).long(), (torch.cat((1 - share, share), 1) / k).float()
 
 
 def _moved(images: torch.Tensor, move: Move, border: Border) -> torch.Tensor:

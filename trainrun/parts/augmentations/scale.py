@@ -61,7 +61,8 @@ class normalize:
     """Scale each channel to (x / 255 - mean) / std, in training and in evaluation.
 
     uint8 [B, C, H, W] to float32. Without mean and std those published for the data set are taken, else they are measured
-    over the training pictures (every one of up to 10,000, evenly spaced over the set).
+    over the training pictures (every one of up to 10,000, evenly spaced over the set); where a crop is cut out as pictures are read,
+    over what evaluation cuts out of them.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ from pydantic import Field
 from trainrun.errors import UserError
 from trainrun.parts.datasets.listing import Files, class_folders, list_pictures, validation_folder
 from trainrun.parts.datasets.pictures import BadPicture, decode, printable, torchcodec_decoder
-from trainrun.parts.datasets.splits import Data, Split
+from trainrun.parts.datasets.splits import Data, Split, differs
 from trainrun.parts.datasets.verify import Verdict, verify
 from trainrun.recipe.registry import part
 
@@ -35,6 +35,7 @@ class _Pictures:
     shape: tuple[int, int, int]
     size: int | None
     decoder: str
+    sizes: np.ndarray | None = None
     kept: np.ndarray | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -45,37 +46,38 @@ class _Pictures:
 
         if self.kept is not None:
             return self.kept[self.members[np.asarray(ids, np.int64)]]
-        height, width, channels = self.shape
-        pictures = np.empty((len(ids), height, width, channels), np.uint8)
+        shape = self.shape if self.sizes is None or not len(ids) else (*self.sizes[ids[0]].tolist(), self.shape[2])
+        pictures = np.empty((len(ids), *shape), np.uint8)
         bad: list[tuple[str, str]] = []
         for place, sample in enumerate(ids):
             index = int(self.members[sample])
             try:
-                picture = decode(self.files.path(index), channels, self.size, decoder=self.decoder)
+                picture = decode(self.files.path(index), shape[2], self.size, decoder=self.decoder)
             except BadPicture as error:
                 bad.append((self.files.shown(index), printable(str(error))))
                 continue
             except OSError as error:
                 bad.append((self.files.shown(index), error.strerror or type(error).__name__))
                 continue
-            if picture.shape != self.shape:
-                raise _differs(self.files.shown(index), picture.shape, self.shape)
+            if picture.shape != shape:
+                raise differs(self.files.shown(index), picture.shape, shape)
             pictures[place] = picture
         if bad:
             raise UserError(_list_bad(bad, len(ids)))
         return pictures
 
+    def decode(self, sample: int, shrink: int) -> np.ndarray:
+        """The picture of a sample as it is, whatever its size, or a JPEG at 1 / shrink of it."""
+        index = int(self.members[sample])
+        try:
+            return decode(self.files.path(index), self.shape[2], shrink=shrink, decoder=self.decoder)
+        except (BadPicture, OSError) as error:
+            reason = getattr(error, "strerror", None) or printable(str(error))
+            raise UserError(f"{self.files.shown(index)} cannot be read: {reason}") from None
+
     def source(self, sample: int) -> str:
         """The file of a sample, as messages show it."""
         return self.files.shown(int(self.members[sample]))
-
-
-def _differs(name: str, found: Sequence[int], expected: Sequence[int]) -> UserError:
-    side = min(expected[:2])
-    return UserError(
-        f"{name} has {found[0]} x {found[1]} pixels (height x width), the first picture {expected[0]} x {expected[1]}; "
-        f"all must have one size: write data.size={side} to resize the shorter side and cut out the middle square"
-    )
 
 
 def _list_bad(bad: Sequence[tuple[str, str]], count: int) -> str:
@@ -143,7 +145,8 @@ def folder(
 
     The validation folder may be called val, valid or validation; a test folder takes its place only where there is none
     of these and `validation` is not given. With neither, there is no validation. Class names are the folder names, sorted.
-    Pictures are uint8 [height, width, channels]; without `size` all must have one size. JPEG, PNG, WebP, BMP, GIF, TIFF
+    Pictures are uint8 [height, width, channels]; without `size` all must have one size, or `augment` begin with a crop, which is then
+    cut out of the decoded picture (see `cut`). JPEG, PNG, WebP, BMP, GIF, TIFF
     and PPM are read, turned upright as their EXIF says, transparency laid on white, 16-bit grey scaled to 8 bits.
     Hidden files, links to folders inside root, FIFOs and files with other suffixes are passed over.
     Which pictures `validation` holds out depends on their paths and `split_seed` only, so adding some moves few others.
@@ -157,15 +160,17 @@ def folder(
     if decoder == "torchcodec":
         torchcodec_decoder()
     parts = _layout(top, validation)
-    good, bad, shape, kept = _check(parts, size, channels, verify, decoder)
+    good, bad, shape, sizes, kept = _check(parts, size, channels, verify, decoder)
     skipped = _drop_bad(bad, sum(len(files) for files in parts), on_bad_image)
 
     def split(side: int, members: np.ndarray) -> Split:
         files = parts[side]
         words = hashlib.sha256(json.dumps([files.digest, size, channels, decoder, shape]).encode())
         words.update(np.ascontiguousarray(members).data)
-        read = _Pictures(files, members, shape, size, decoder, kept[side])
-        return Split(files.labels[members], shape, read, words.hexdigest(), read.source, cache=True)
+        of = sizes[side]
+        read = _Pictures(files, members, shape, size, decoder, None if of is None else of[members], kept[side])
+        whole = None if size else read.decode
+        return Split(files.labels[members], shape, read, words.hexdigest(), read.source, cache=True, sizes=read.sizes, decode=whole)
 
     train, classes = parts[0], parts[0].classes
     if missing := sorted(set(range(len(classes))) - set(train.labels[good[0]].tolist())):
@@ -207,26 +212,31 @@ def _layout(top: str, validation: float | None) -> list[Files]:
 
 def _check(
     parts: list[Files], size: int | None, channels: int, mode: str, decoder: str
-) -> tuple[list[np.ndarray], list[tuple[str, str]], tuple[int, int, int], list[np.ndarray | None]]:
-    """The indices of the good files of each part, the bad ones by name, the shape all pictures get, and the pictures where they are kept."""
+) -> tuple[list[np.ndarray], list[tuple[str, str]], tuple[int, int, int], list[np.ndarray | None], list[np.ndarray | None]]:
+    """The indices of the good files of each part, the bad ones by name, the shape all pictures get (the largest height and width where
+    they differ), their sizes where they differ, and the pictures where they are kept.
+    """
     import numpy as np
 
-    good, bad, kept = [], [], []
+    good, bad, verdicts = [], [], []
     shape = (size, size, channels) if size else None
     for files in parts:
         if size and mode == "off":
             verdict = Verdict({}, shape)
         else:
             verdict = verify(files.path, len(files), mode, channels, size, decoder, files.digest)
-        kept.append(verdict.pictures)
+        verdicts.append(verdict)
         bad += [(files.shown(index), printable(reason)) for index, reason in sorted(verdict.bad.items())]
         good.append(np.setdiff1d(np.arange(len(files), dtype=np.int64), np.fromiter(verdict.bad, np.int64, len(verdict.bad))))
-        if not size and verdict.shape:
-            shape = shape or verdict.shape
-            if verdict.shape != shape:
-                raise _differs(files.shown(int(good[-1][0])), verdict.shape, shape)
-            if verdict.odd is not None and verdict.odd_shape is not None:
-                raise _differs(files.shown(verdict.odd), verdict.odd_shape, shape)
+        shape = shape or verdict.shape
     if shape is None:
         raise UserError(_list_bad(bad, sum(len(files) for files in parts)))
-    return good, bad, shape, kept
+    kept = [verdict.pictures for verdict in verdicts]
+    if size or all(verdict.sizes is None and verdict.shape in (None, shape) for verdict in verdicts):
+        return good, bad, shape, [None] * len(parts), kept
+    sizes = []
+    for files, verdict in zip(parts, verdicts, strict=True):
+        of = np.full((len(files), 2), (verdict.shape or shape)[:2], np.int32) if verdict.sizes is None else verdict.sizes
+        sizes.append(np.maximum(of, 1))  # what is bad has no size; it is left out, or told of by name when it is read
+    height, width = np.concatenate(sizes).max(0).tolist()
+    return good, bad, (height, width, channels), list(sizes), [None] * len(parts)

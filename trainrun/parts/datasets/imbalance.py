@@ -23,9 +23,15 @@ class _Members:
     members: np.ndarray
     of: Callable[[Sequence[int]], np.ndarray]
     named: Callable[[int], str]
+    decoded: Callable[[int, int], np.ndarray] | None = None
 
     def __call__(self, ids: Sequence[int]) -> np.ndarray:
         return self.of(self.members[list(ids)].tolist())
+
+    def decode(self, sample: int, shrink: int) -> np.ndarray:
+        """The sample as the split decodes it."""
+        assert self.decoded is not None
+        return self.decoded(int(self.members[sample]), shrink)
 
     def source(self, sample: int) -> str:
         """What the split calls the sample."""
@@ -52,7 +58,8 @@ def imbalanced(split: Split, ratio: float, seed: int) -> Split:
         raise UserError(f"data.imbalance: {ratio:g} leaves the last class no picture, the smallest class having {most}; at most {most} is possible")
     shuffled = order(seed, 0, len(labels), "imbalance").numpy()
     members = np.sort(np.concatenate([shuffled[labels[shuffled] == c][:n] for c, n in zip(classes, wanted, strict=True)]))
-    read = _Members(members, split.read, split.source)
+    read = _Members(members, split.read, split.source, split.decode)
     digest = hashlib.sha256(split.digest.encode() + members.tobytes()).hexdigest()
-    held = None if split.held is None else split.held[members]
-    return replace(split, labels=labels[members], read=read, digest=digest, source=read.source, held=held)
+    held, sizes = (None if rows is None else rows[members] for rows in (split.held, split.sizes))
+    decode = read.decode if split.decode else None
+    return replace(split, labels=labels[members], read=read, digest=digest, source=read.source, held=held, sizes=sizes, decode=decode)

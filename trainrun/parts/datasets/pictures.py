@@ -6,7 +6,7 @@ import io
 import os
 import stat
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from trainrun.errors import UserError
 
@@ -23,6 +23,7 @@ _LARGE = 8_000_000  # pixels from which on pictures are decoded one at a time, s
 _one_large = threading.Lock()
 _MOST_SCANS = 100  # a progressive JPEG has about 10; each one costs a pass over all pixels
 _ORIENTATION = 0x0112
+_SIDEWAYS = (5, 6, 7, 8)  # of EXIF's orientations, those that exchange height and width
 
 
 class BadPicture(Exception):
@@ -47,12 +48,20 @@ def read_file(path: str, most: int = MOST_BYTES) -> bytes:
 
 
 def decode(
-    source: str | bytes, channels: int, size: int | None = None, *, decoder: str = "pillow", thorough: bool = False, turn: bool = True
+    source: str | bytes,
+    channels: int,
+    size: int | None = None,
+    *,
+    shrink: int = 1,
+    decoder: str = "pillow",
+    thorough: bool = False,
+    turn: bool = True,
 ) -> np.ndarray:
     """Decode a file (its path or its bytes) to uint8 [height, width, channels], channels 1 (grey, ITU-R 601) or 3 (RGB).
 
     With `size`, the middle square is resized to size x size (bilinear, antialiased); a JPEG at least four times as large
-    is decoded at a reduced scale that still leaves twice `size`. Turned upright as its EXIF says. Transparency is laid on
+    is decoded at a reduced scale that still leaves twice `size`. With a `shrink` of 2, 4 or 8 instead, a JPEG is decoded at that
+    fraction of its height and width, rounded up, unless it must be turned, when the short pixels of an edge come to lie first. Turned upright as its EXIF says. Transparency is laid on
     white, for which most cut-outs, icons and drawings are made: a black drawing would vanish on black. 16-bit grey is
     scaled to 0..255. Of an animation, the first frame. `thorough` also finds JPEGs that end early but look complete. Without `turn`
     a picture that EXIF turns is refused, because places in it are counted from the stored corner by some programs, by others from the upright one.
@@ -61,16 +70,16 @@ def decode(
     data = read_file(source) if isinstance(source, str) else source
     if not data:
         raise BadPicture("an empty file")
-    if decoder == "torchcodec" and turn and data.startswith(b"\xff\xd8"):
+    if decoder == "torchcodec" and shrink == 1 and turn and data.startswith(b"\xff\xd8"):
         decoded = _decode_jpeg_with_torchcodec(data, channels, size)
         if decoded is not None and not (thorough and ends_early(data)):
             return decoded
     try:
         image = _open(data)
         if image.width * image.height < _LARGE:
-            return _upright_pixels(image, data, channels, size, thorough, turn)
+            return _upright_pixels(image, data, channels, size, shrink, thorough, turn)
         with _one_large:
-            return _upright_pixels(image, data, channels, size, thorough, turn)
+            return _upright_pixels(image, data, channels, size, shrink, thorough, turn)
     except BadPicture:
         raise
     except Exception as error:
@@ -78,29 +87,34 @@ def decode(
         raise BadPicture(f"not a picture in one of the formats {', '.join(FORMATS)}" if "cannot identify" in text else text) from error
 
 
-def size_of(path: str) -> tuple[int, int]:
-    """Height and width from a picture's header, as stored; raises what `decode` raises."""
-    try:
-        image = _open(read_file(path))
-    except (BadPicture, OSError):
-        raise
-    except Exception as error:
-        raise BadPicture(str(error) or type(error).__name__) from error
-    return image.height, image.width
+def measure(path: str) -> tuple[int, int]:
+    """Height and width of a picture file once it is upright, from its header; raises as `decode` does."""
+    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise BadPicture("not a regular file")
+        try:
+            image = _open(file)
+            if image.format == "TIFF":
+                image.load()  # which turns it, and only then do its size and its orientation agree in every version of Pillow
+            return image.size if _orientation(image) in _SIDEWAYS else image.size[::-1]
+        except BadPicture:
+            raise
+        except Exception as error:
+            raise BadPicture(str(error) or type(error).__name__) from error
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes | BinaryIO) -> Image.Image:
     from PIL import Image
 
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS)
     if image.width * image.height > MOST_PIXELS:
         raise BadPicture(f"{image.width} x {image.height} pixels; the limit is {MOST_PIXELS // 1_000_000} million")
-    if image.format == "JPEG" and image.info.get("progressive") and data.count(b"\xff\xda") > _MOST_SCANS:
+    if isinstance(data, bytes) and image.format == "JPEG" and image.info.get("progressive") and data.count(b"\xff\xda") > _MOST_SCANS:
         raise BadPicture(f"a progressive JPEG of more than {_MOST_SCANS} scans")
     return image
 
 
-def _upright_pixels(image: Image.Image, data: bytes, channels: int, size: int | None, thorough: bool, turn: bool) -> np.ndarray:
+def _upright_pixels(image: Image.Image, data: bytes, channels: int, size: int | None, shrink: int, thorough: bool, turn: bool) -> np.ndarray:
     import numpy as np
     from PIL import Image, ImageOps
 
@@ -114,8 +128,11 @@ def _upright_pixels(image: Image.Image, data: bytes, channels: int, size: int | 
             image = _open(data)  # what is loaded can no longer be reduced
     if reduced and size:
         image.draft(None, (2 * size, 2 * size))
+    turned = _orientation(image) != 1
+    if shrink > 1 and jpeg and not turned:
+        image.draft(None, (image.width // shrink, image.height // shrink))
     image.load()
-    if _turned(image):
+    if turned:
         if not turn:
             raise BadPicture("EXIF turns it, and programs differ in which corner its boxes are counted from; save it upright and look at its boxes")
         image = ImageOps.exif_transpose(image)
@@ -128,13 +145,13 @@ def _upright_pixels(image: Image.Image, data: bytes, channels: int, size: int | 
     return pixels[..., None] if channels == 1 else pixels
 
 
-def _turned(image: Image.Image) -> bool:
+def _orientation(image: Image.Image) -> int:
     if image.format == "JPEG" and not ({"exif", "xmp"} & image.info.keys()):
-        return False  # to look for one that is not there takes a seventh of the time of a small picture
+        return 1  # to look for one that is not there takes a seventh of the time of a small picture
     try:
-        return image.getexif().get(_ORIENTATION, 1) != 1
+        return image.getexif().get(_ORIENTATION, 1)
     except Exception:
-        return False
+        return 1
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:

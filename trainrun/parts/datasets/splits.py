@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainrun.errors import UserError
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -40,13 +42,16 @@ class Split:
 
     labels: int64 array [n]; zeros where pictures have boxes instead.
     shape: height, width, channels of every picture; with `sizes` the largest height and the largest width.
-    read: sample ids -> uint8 array [len(ids), height, width, channels], with `sizes` a list of uint8 arrays [height, width, channels];
-        a pure function of the ids that can be pickled for worker processes; raises UserError naming each picture that cannot be read.
+    read: sample ids -> uint8 array [len(ids), height, width, channels], a pure function of the ids that
+        can be pickled for worker processes; raises UserError naming each picture that cannot be read.
     digest: changes whenever labels or pictures change.
     source: sample id -> what the picture is called in messages (a file's path).
     cache: whether reading is slow enough for decoded pictures to be worth keeping on disk.
     held: all pictures as uint8 [n, height, width, channels], where they are in memory anyway.
-    sizes: int32 [n, 2], height and width of each upright picture, where they are not all of one size, and always where there are boxes.
+    sizes: int32 [n, 2], height and width of each upright picture, where those of the data set are not all of one size, and always where
+        there are boxes. Then `read` takes samples of one size only, but with boxes gives a list of uint8 arrays [height, width, channels].
+    decode: a sample id and 1, 2, 4 or 8 -> the whole upright picture, uint8 [height, width, channels], at that fraction of its height
+        and width (rounded up) where the file can be decoded so in less time, else as it is. None where `read` has no quicker way.
     boxes: those of each picture, in detection data only.
     """
 
@@ -58,6 +63,7 @@ class Split:
     cache: bool = False
     held: np.ndarray | None = None
     sizes: np.ndarray | None = None
+    decode: Callable[[int, int], np.ndarray] | None = None
     boxes: Sequence[Boxes] | None = None
 
     def __len__(self) -> int:
@@ -82,6 +88,15 @@ class Data:
     skipped: tuple[tuple[str, str], ...] = ()
     test: Split | None = None
     notes: tuple[str, ...] = ()
+
+
+def differs(name: str, found: Sequence[int], expected: Sequence[int]) -> UserError:
+    """What to say of a picture that has not the height and width of the others."""
+    return UserError(
+        f"{name} has {found[0]} x {found[1]} pixels (height x width), the first picture {expected[0]} x {expected[1]}; all must have one size: "
+        f"write data.size={min(expected[:2])} to resize the shorter side and cut out the middle square, or begin augment with a crop to one size "
+        "(center_crop, random_resized_crop or scale_jitter), which is then cut out of the whole picture"
+    )
 
 
 def cache_folder() -> Path:

@@ -18,7 +18,7 @@ from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
 
 from trainrun.errors import UserError
-from trainrun.parts.datasets.pictures import BadPicture, decode, printable
+from trainrun.parts.datasets.pictures import BadPicture, decode, measure, printable
 from trainrun.parts.datasets.splits import cache_folder
 
 if TYPE_CHECKING:
@@ -37,19 +37,18 @@ _MOST_KEPT = 2 << 30  # bytes
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found: bad pictures as index -> reason, and of the good ones the shape of the first and the first that differs.
+    """What was found: bad pictures as index -> reason, and of the good ones the shape of the first.
 
+    sizes: int32 [count, 2], height and width of every upright picture (0 where unknown), where two of those looked at differ, and always
+        where there are boxes.
     pictures: all that were decoded, uint8 [count, height, width, channels], where this has just been done and they could be
         kept; of bad ones something. They lie in a nameless file of the cache folder, not in memory.
-    sizes: int32 [count, 2], height and width of those that were decoded as they are, zeros elsewhere.
     """
 
     bad: dict[int, str]
     shape: Shape | None
-    odd: int | None = None
-    odd_shape: Shape | None = None
-    pictures: np.ndarray | None = None
     sizes: np.ndarray | None = None
+    pictures: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class _Look:
 
 @dataclass(frozen=True)
 class _Decoding:
-    """Looks at files; with `keep` decodes them as they will be used, `size` included."""
+    """Looks at files; with `keep` decodes them as they will be used, `size` included; with `headers` only reads how large they are."""
 
     path: Callable[[int], str]
     channels: int
@@ -73,6 +72,7 @@ class _Decoding:
     decoder: str
     turn: bool = True
     keep: bool = False
+    headers: bool = False
 
     def __call__(self, indices: Sequence[int]) -> list[_Look]:
         with warnings.catch_warnings():
@@ -82,6 +82,8 @@ class _Decoding:
     def look(self, index: int) -> _Look:
         """Decode one file."""
         try:
+            if self.headers:
+                return _Look(index, (*measure(self.path(index)), self.channels))
             size = self.size if self.keep else None
             pixels = decode(self.path(index), self.channels, size, decoder=self.decoder, thorough=True, turn=self.turn)
         except BadPicture as error:
@@ -97,26 +99,42 @@ def verify(
 ) -> Verdict:
     """Decode all files (`full`), 1,000 spread evenly (`sample`) or the first (`off`); a full pass is remembered under `digest`.
 
-    Where pictures have `boxes`, those that EXIF turns are bad, and pixels are not kept, because sizes differ.
+    Without `size` it matters how large they are: of 1,000 the headers are read first, and where two of these differ, of all those that
+    are not decoded, which is remembered too. Where pictures have `boxes`, those that EXIF turns are bad, and no pixels are kept.
     """
     import PIL
 
     # Another Pillow may judge otherwise; pictures that are resized have no shape of their own to remember.
-    key = hashlib.sha256(json.dumps([digest, decoder, channels, size is None, boxes, PIL.__version__]).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([digest, decoder, channels, size is None, PIL.__version__, *(["boxes"] if boxes else [])]).encode()).hexdigest()
     file = cache_folder() / "verify" / f"{key}.json"
     if mode == "full" and (remembered := _recall(file, count)):
         return remembered
     asked = {"full": count, "sample": min(count, _SAMPLE), "off": 1}[mode]
     indices = [k * count // asked for k in range(asked)]
     decoding = _Decoding(path, channels, size, decoder, turn=not boxes)
-    keeps = mode == "full" and not boxes
+    headers = replace(decoding, headers=True)
+    few = [k * count // min(count, _SAMPLE) for k in range(min(count, _SAMPLE))]
+    differ = size is None and not boxes and _decode_all(headers, few, count, None)[0].sizes is not None
+    keeps = mode == "full" and not differ and not boxes
     with contextlib.closing(_Spool(decoding.look(0).shape, size, count)) if keeps else contextlib.nullcontext() as spool:
-        verdict, lasting = _decode_all(replace(decoding, keep=bool(spool and spool.file)), indices, spool, count)
-        if spool:
+        verdict, lasting = _decode_all(replace(decoding, keep=bool(spool and spool.file)), indices, count, spool)
+        if spool and verdict.sizes is None:
             verdict = replace(verdict, pictures=spool.pictures())
     if mode == "full" and lasting:
         _remember(file, count, verdict)
+    if mode != "full" and differ:
+        verdict = replace(verdict, sizes=_all_sizes(headers, count, cache_folder() / "sizes" / f"{key}.json"))
     return verdict
+
+
+def _all_sizes(headers: _Decoding, count: int, file: os.PathLike[str]) -> np.ndarray | None:
+    """The sizes of all pictures by their headers, remembered in `file`."""
+    if remembered := _recall(file, count):
+        return remembered.sizes
+    found, lasting = _decode_all(headers, list(range(count)), count, None)
+    if lasting:
+        _remember(file, count, found)
+    return found.sizes
 
 
 class _Spool:
@@ -164,14 +182,13 @@ class _Spool:
         self.file = None
 
 
-def _decode_all(decoding: _Decoding, indices: list[int], spool: _Spool | None, count: int) -> tuple[Verdict, bool]:
+def _decode_all(decoding: _Decoding, indices: list[int], count: int, spool: _Spool | None) -> tuple[Verdict, bool]:
     import numpy as np
     from tqdm import tqdm
 
     from trainrun.report.console import no_bars
 
     bad: dict[int, str] = {}
-    firsts: dict[Shape, int] = {}
     sizes = np.zeros((count, 2), np.int32)
     lasting = True
     chunks = [indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)]
@@ -186,13 +203,16 @@ def _decode_all(decoding: _Decoding, indices: list[int], spool: _Spool | None, c
                     bad[look.index] = look.reason
                     continue
                 sizes[look.index] = look.shape[:2]
-                firsts[look.shape] = min(look.index, firsts.get(look.shape, look.index))
                 if spool and look.pixels is not None:
                     spool.put(look.index, look.pixels)
             bar.update(len(looks))
-    shapes = sorted(firsts, key=firsts.__getitem__)
-    odd = shapes[1] if len(shapes) > 1 else None
-    return Verdict(bad, shapes[0] if shapes else None, firsts[odd] if odd else None, odd, sizes=sizes), lasting
+    known = np.flatnonzero(sizes.any(1))
+    if not len(known):
+        return Verdict(bad, None, None if decoding.turn else sizes), lasting
+    height, width = sizes[known[0]].tolist()
+    differ = decoding.size is None and bool((sizes[known] != (height, width)).any())
+    told = differ or not decoding.turn
+    return Verdict(bad, (height, width, decoding.channels), sizes if told else None), lasting
 
 
 def _here(decoding: _Decoding, chunks: list[list[int]]) -> Generator[list[_Look]]:
@@ -251,19 +271,18 @@ def _recall(file: os.PathLike[str], count: int) -> Verdict | None:
         with open(file, encoding="utf-8") as stored:
             found: dict[str, Any] = json.load(stored)
         bad = {int(index): str(reason) for index, reason in found["bad"]}
-        shape, odd_shape = (tuple(map(int, s)) if s else None for s in (found["shape"], found["odd_shape"]))
-        sizes = np.array(found["sizes"], np.int32).reshape(count, 2)
-        odd = None if found["odd"] is None else int(found["odd"])
-        usable = found["count"] == count and all(0 <= i < count for i in [*bad, odd or 0])
-        usable = usable and (shape is None or len(shape) == 3) and (odd is None) == (odd_shape is None)
+        shape = tuple(map(int, found["shape"])) if found["shape"] else None
+        sizes = None if found["sizes"] is None else np.array(found["sizes"], np.int32).reshape(count, 2)
+        usable = found["count"] == count and all(0 <= i < count for i in bad) and (shape is None or len(shape) == 3)
+        usable = usable and (sizes is None or bool((sizes >= 0).all()))
     except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
         return None
-    return Verdict(bad, shape, odd, odd_shape, sizes=sizes) if usable else None  # type: ignore[arg-type]  # `usable` has looked at them
+    return Verdict(bad, shape, sizes) if usable else None  # type: ignore[arg-type]  # `usable` has looked at them
 
 
 def _remember(file: os.PathLike[str], count: int, verdict: Verdict) -> None:
-    words: dict[str, Any] = {"count": count, "bad": sorted(verdict.bad.items()), "shape": verdict.shape}
-    words |= {"odd": verdict.odd, "odd_shape": verdict.odd_shape, "sizes": [] if verdict.sizes is None else verdict.sizes.tolist()}
+    sizes = None if verdict.sizes is None else verdict.sizes.ravel().tolist()
+    words = {"count": count, "bad": sorted(verdict.bad.items()), "shape": verdict.shape, "sizes": sizes}
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not the run
         folder = os.path.dirname(file)
         os.makedirs(folder, exist_ok=True)

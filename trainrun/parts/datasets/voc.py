@@ -11,7 +11,7 @@ from pydantic import Field
 
 from trainrun.errors import UserError
 from trainrun.parts.datasets.annotated import OnBadBox, OnBadImage, Pictures, Verify, collect, leads_out, repeated, top_folder
-from trainrun.parts.datasets.pictures import SUFFIXES, BadPicture, printable, read_file, size_of
+from trainrun.parts.datasets.pictures import SUFFIXES, BadPicture, measure, printable, read_file
 from trainrun.parts.datasets.splits import Data
 from trainrun.parts.datasets.voc_xml import BadAnnotation, read_annotation
 from trainrun.recipe.registry import nearest, part
@@ -176,7 +176,7 @@ def _add(found: _Found, top: str, name: str, shown: str, pictures: dict[str, lis
     if leads_out(annotation.filename):
         raise BadAnnotation(f"filename {annotation.filename[:80]} leads out of the folder")
     path = f"JPEGImages/{files[0]}"
-    size = annotation.shape or size_of(os.path.join(top, path))
+    size = annotation.shape or measure(os.path.join(top, path))
     sides, difficult = [], []
     for n, each in enumerate(annotation.objects, 1):
         try:
