@@ -27,7 +27,7 @@ from trainrun.report.catalogue import default, options, takes, told_together
 
 FOLDER = Path(__file__).parents[1] / "docs"
 HEAD = "<!-- Written by `make docs` from the signatures and docstrings under trainrun/parts. What is changed here is lost. -->\n"
-PAGES = {"data": "data", "warmup": "warm-ups", "loss": "losses", "augment": "augmentations"}  # of other kinds an s is the plural
+PAGES = {"data": "data", "warmup": "warm-ups", "loss": "losses", "augment": "augmentations", "mining": "mining"}  # of other kinds an s is the plural
 _PAGES, _END = "<!-- pages -->\n", "<!-- end of pages -->\n"
 _SHORT = Duration(20, "ep")  # shows a warm-up larger
 _PIECES = re.compile(r"(`[^`]+`)")

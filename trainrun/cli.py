@@ -215,7 +215,7 @@ def schedule(
 @app.command(name="list")
 def list_(
     kind: Annotated[
-        str | None, typer.Argument(metavar="[KIND]", help="data, model, initializer, optimizer, warmup, decay, augment, sampler or loss.")
+        str | None, typer.Argument(metavar="[KIND]", help="data, model, initializer, optimizer, warmup, decay, augment, sampler, loss or mining.")
     ] = None,
     plugins: Annotated[list[str] | None, typer.Option("--plugins", help="Also run this Python file and list its parts.")] = None,
     as_json: AsJson = False,

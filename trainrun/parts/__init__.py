@@ -2,5 +2,5 @@
 
 import importlib
 
-for _module in ("datasets", "models", "initializers", "optimizers", "schedules", "augmentations", "samplers", "losses"):
+for _module in ("datasets", "models", "initializers", "optimizers", "schedules", "augmentations", "samplers", "losses", "mining"):
     importlib.import_module(f"trainrun.parts.{_module}")

@@ -18,6 +18,7 @@ Decay = Annotated[PartNode, PartOf("decay")]
 Augmentation = Annotated[PartNode, PartOf("augment")]
 Sampler = Annotated[PartNode, PartOf("sampler")]
 Loss = Annotated[PartNode, PartOf("loss")]
+Mining = Annotated[PartNode | None, PartOf("mining")]
 
 
 class Per256(Options):
@@ -118,6 +119,7 @@ class Recipe(Options):
     augment: Annotated[list[Augmentation], Field(description="What is done to each picture, in order.")] = []
     sampler: Annotated[Sampler, Field(description="Which pictures an epoch has, and in which order.")] = "shuffle"  # type: ignore[assignment]  # as above
     loss: Annotated[Loss, Field(description="What is minimised.")] = "cross_entropy"  # type: ignore[assignment]  # as above
+    mining: Annotated[Mining, Field(description="Train on the hardest examples only.")] = None
     clip: Annotated[float | None, Field(gt=0, description="Largest norm of the whole gradient; longer ones are scaled down to it.")] = None
     ema: Annotated[Ema | None, Field(description="Moving average of the weights.")] = None
     early_stopping: Annotated[EarlyStopping | None, Field(description="Stop when validation no longer improves.")] = None

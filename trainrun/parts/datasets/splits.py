@@ -28,6 +28,7 @@ class Split:
     source: sample id -> what the picture is called in messages (a file's path).
     cache: whether reading is slow enough for decoded pictures to be worth keeping on disk.
     held: all pictures as uint8 [n, height, width, channels], where they are in memory anyway.
+    originals: int64 array [n], the labels before some were made wrong on purpose; None where none were.
     """
 
     labels: np.ndarray
@@ -37,6 +38,7 @@ class Split:
     source: Callable[[int], str] = _numbered
     cache: bool = False
     held: np.ndarray | None = None
+    originals: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
