@@ -327,6 +327,29 @@ def predict(
     _next("eval", run, *_allowed(allow_plugins))
 
 
+@app.command()
+def hard(
+    run: RunArgument,
+    overrides: Overrides = None,
+    set_: Set = None,
+    top: Annotated[int, typer.Option(min=1, help="How many pictures to list and draw.")] = 50,
+    by: Annotated[str, typer.Option(help="loss: under the run's weights; last-loss, kept: as mining noted them.")] = "loss",
+    png: Annotated[Path | None, typer.Option("--png", metavar="FILE", help="Where to draw; by default RUN/report/hard.png.")] = None,
+    checkpoint: Which = None,
+    allow_plugins: Plugins = False,
+    as_json: AsJson = False,
+) -> None:
+    """List and draw the training pictures that a run finds hardest, among which wrong labels stand."""
+    import trainrun.parts  # noqa: F401 - fills the registry
+    from trainrun.trials.hard import hardest, show
+
+    words = [*(overrides or []), *(set_ or [])]
+    found = show(hardest(run, words, top=top, by=by, allow_plugins=allow_plugins, checkpoint=_which(checkpoint)), png, not as_json)
+    if as_json:
+        _print_json(found)
+    _next("eval", run, *_allowed(allow_plugins))
+
+
 def _which(name: str | None) -> str | None:
     if name not in (None, "last", "best"):
         raise UserError(f"--checkpoint is last or best, found {name!r}")

@@ -104,4 +104,4 @@ def train_step(run: Run, batch: Batch, lr: float) -> torch.Tensor:
     run.scaler.update()
     run.optimizer.zero_grad(set_to_none=True)
     run.average.update(run.state.step + 1)
-    return run.miner.totals(run, totals)
+    return run.miner.totals(totals)

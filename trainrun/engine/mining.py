@@ -43,7 +43,7 @@ class KeepAll:
         """The losses of a micro-batch as they count: [B] -> [B]."""
         return losses
 
-    def totals(self, run: Run, trained: torch.Tensor) -> torch.Tensor:
+    def totals(self, trained: torch.Tensor) -> torch.Tensor:
         """The step's totals over all pictures of the batch, given those over what was trained on: summed loss, hits, gradient norm."""
         return trained
 
@@ -158,7 +158,7 @@ class Miner(KeepAll):
         first, last = self._lot.shares[self.world.rank]
         return losses.where(kept[first:last], 0.0)
 
-    def totals(self, run: Run, trained: torch.Tensor) -> torch.Tensor:
+    def totals(self, trained: torch.Tensor) -> torch.Tensor:
         if self._lot.all:
             self._note(lambda hardness: torch.arange(len(hardness), device=hardness.device))
         return trained if self._seen is None else torch.cat((self._seen, trained[2:]))
@@ -270,15 +270,25 @@ def _copy(into: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:
         torch._foreach_copy_(list(into), list(values))
 
 
-def make_miner(recipe: Recipe, data: Data, plan: Plan, world: World, model: torch.nn.Module, forward: Any, parts: Registry) -> KeepAll:
-    """The recipe's miner; raises UserError where the data or the length of the run does not suit it."""
+def make_rule(recipe: Recipe, data: Data, parts: Registry) -> Ohem | None:
+    """The recipe's choice of pictures, or None where all are trained on; raises UserError, beginning with the field, where the data lacks a class."""
     node = recipe.mining
     part = node and parts.get("mining", node.name)
     if node is None or part is None or part.facts.get("task") != "classification":
-        return KeepAll()
+        return None
     rule = parts.build(node)(data.classes)
     if rule.negative is not None and not (data.train.labels == rule.negative).any():
-        raise UserError(f"mining.negative_class: {node.negative_class!r} has no training pictures")
+        raise UserError(f"mining.negative_class: the data has no training pictures of class {data.classes[rule.negative]!r}")
+    return rule
+
+
+def make_miner(recipe: Recipe, data: Data, plan: Plan, world: World, model: torch.nn.Module, forward: Any, parts: Registry) -> KeepAll:
+    """The recipe's miner; raises UserError where the data or the length of the run does not suit it."""
+    if (rule := make_rule(recipe, data, parts)) is None:
+        return KeepAll()
+    share = -(-plan.batch_size // world.size)
+    if rule.passes == 1 and recipe.micro_batch is not None and recipe.micro_batch < share:
+        raise UserError(f"mining.passes: 1 needs the whole batch in one pass, {share} pictures, and micro_batch is {recipe.micro_batch}; write passes: 2")
     start, end = (None if d is None else d.steps(plan.steps_per_epoch, plan.total) for d in (rule.start, rule.end))
     if end is not None and end <= (start or 0):
         raise UserError(f"mining.end: {rule.end} is step {end}, which does not come after start, step {start or 0}")
