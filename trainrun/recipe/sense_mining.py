@@ -94,14 +94,6 @@ def mining_has_its_time(sense: Sense) -> Iterator[Fault]:
                 yield f"mining.{name}", f"{moment} is never reached, epochs: {whole}, so it has no effect", None
 
 
-def all_are_kept(sense: Sense) -> Iterator[Fault]:
-    options = _mining(sense)
-    if options and options["keep"] == 1.0 and isinstance(options["keep"], float):
-        for name in ("start", "end", "ramp", "by", "within", "always_keep", "passes", "scope"):
-            if sense.wrote("mining", name) and options[name] is not None:
-                yield f"mining.{name}", "has no effect with keep: 1.0, which keeps all and only takes notes", None
-
-
 MINING_CHECKS = (
     keep_or_ratio,
     pictures_are_whole,
@@ -109,5 +101,4 @@ MINING_CHECKS = (
     one_pass_sees_the_batch,
     negatives_have_a_class,
     mining_has_its_time,
-    all_are_kept,
 )

@@ -71,9 +71,8 @@ class Hard:
         """A table, with names and paths cut to fit."""
         rows = [("", "loss", "kept", "label", "predicted", "picture")]
         for n, row in enumerate(self.document()["hardest"], 1):
-            loss, kept = ("-" if row[name] is None else format(row[name], form) for name, form in (("loss", ".3f"), ("kept", "d")))
             flipped = f" (was {row['original']})" if row["flipped"] else ""
-            rows.append((f"{n}", loss, kept, row["label"] + flipped, row["predicted"], row["source"]))
+            rows.append((f"{n}", _told(row["loss"], ".3f"), _told(row["kept"], ","), row["label"] + flipped, row["predicted"], row["source"]))
         names = [[clean(cell, keep="") for cell in row[3:5]] for row in rows]
         first, second = (min(max(len(name[column]) for name in names), 24) for column in (0, 1))
         told = []
@@ -90,12 +89,16 @@ class Hard:
         """The pictures with their labels."""
         pictures = self.trained.data.train.read(self.ids.tolist())
         rows = self.document()["hardest"]
-        captions = [f"{n} {row['label']}\nseen {row['predicted']}\nloss {row['loss'] or math.nan:.2f}" for n, row in enumerate(rows, 1)]
+        captions = [f"{n}. label {row['label']}\nseen {row['predicted']}\nloss {_told(row['loss'], '.2f')}" for n, row in enumerate(rows, 1)]
         return Sheet(captions, list(pictures))
 
 
 def _finite(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
+
+
+def _told(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def _end(text: str, width: int) -> str:
