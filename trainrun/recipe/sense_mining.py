@@ -22,6 +22,11 @@ def _after(a: Duration | None, b: Duration, or_equal: bool = True) -> bool:
     return a is not None and a.unit == b.unit and (a.value > b.value or (or_equal and a.value == b.value))
 
 
+def _later(a: Duration | None, b: Duration) -> Duration | None:
+    """The moment that comes `b` after `a`, or after the beginning; None where they are counted otherwise."""
+    return b if a is None else Duration(a.value + b.value, a.unit) if a.unit == b.unit else None
+
+
 def keep_or_ratio(sense: Sense) -> Iterator[Fault]:
     options = _mining(sense)
     if options and (options["keep"] is None) == (options["ratio"] is None):
@@ -85,9 +90,8 @@ def mining_has_its_time(sense: Sense) -> Iterator[Fault]:
     start, end, ramp, whole = options["start"], options["end"], options["ramp"], sense.recipe.epochs
     if end is not None and _after(start, end):
         yield "mining.end", f"{end} does not come after start, {start}", None
-    elif end is not None and ramp is not None and ramp.unit == end.unit and (start is None or start.unit == end.unit):
-        if (start.value if start else 0) + ramp.value > end.value:
-            yield "mining.ramp", f"{ramp} after {start or 'the beginning'} is longer than until end, {end}", None
+    elif end is not None and ramp is not None and _after(_later(start, ramp), end, or_equal=False):
+        yield "mining.ramp", f"{ramp} after {start or 'the beginning'} is longer than until end, {end}", None
     if not sense.short_trial():
         for name, moment in (("start", start), ("end", end)):
             if _after(moment, whole) or str(moment) == "100%":

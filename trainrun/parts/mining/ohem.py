@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_KEEP = "a share greater than 0 and at most 1, or a number of pictures from 2 on"
+
+
 @dataclass(frozen=True)
 class Quotas:
     """How many of some pictures are kept, which no loss has a say in.
@@ -119,7 +122,7 @@ def ohem(
     *,
     keep: Annotated[
         Annotated[int, Field(ge=2, le=1_000_000)] | Annotated[float, Field(gt=0, le=1)] | None,
-        Field(description="Share of the pictures that are trained on, or their number; or give ratio."),
+        Field(description="Share of the pictures that are trained on, or their number; or give ratio.", json_schema_extra={"errorMessage": _KEEP}),
     ] = None,
     start: Annotated[Span | None, Field(description="Train on all pictures until then.")] = None,  # type: ignore[valid-type]  # a checked type made by a function
     end: Annotated[Span | None, Field(description="Train on all pictures again from then on.")] = None,  # type: ignore[valid-type]  # as above
@@ -136,7 +139,8 @@ def ohem(
         Field(description="Who competes: all pictures, those of the negative class (the others stay), or those of each class by themselves."),
     ] = "all",
     always_keep: Annotated[
-        Literal["positives"] | None, Field(description="Keep all pictures of other classes than the negative one; they count as kept.")
+        Literal["positives"] | None,
+        Field(description="Keep all pictures of other classes than the negative one; they count as kept.", json_schema_extra={"errorMessage": "positives"}),
     ] = None,
     negative_class: Annotated[str | None, Field(min_length=1, description="Name of the class that is the background of the others.")] = None,
     ratio: Annotated[
