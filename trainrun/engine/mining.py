@@ -66,8 +66,9 @@ class KeepAll:
 class _Lot:
     """The numbers of one step, made on the host from the labels of the whole batch: they never wait for a loss.
 
-    ids, labels: int64 [n], of the whole batch. shares: where each process's part begins and ends. kept: how many each section keeps, a
-    section being a process's part or the whole batch.
+    ids, labels: int64 [n], of the whole batch. shares: where each process's part begins and ends. groups, always: as in Quotas, with the
+    groups of all sections numbered through; starts, quotas: int64 [groups], how many pictures stand in the groups before each, and how
+    many of each are kept. sections: the parts that are chosen from apart, the whole batch or each process's share, and how many are kept of each.
     """
 
     ids: torch.Tensor
@@ -154,7 +155,7 @@ class Miner(KeepAll):
         if self._lot.all:
             return losses
         kept = torch.zeros(len(self._lot.ids), dtype=torch.bool, device=losses.device)
-        kept[self._note(self._lot.choose)] = True
+        kept.index_fill_(0, self._note(self._lot.choose), True)
         first, last = self._lot.shares[self.world.rank]
         return losses.where(kept[first:last], 0.0)
 
