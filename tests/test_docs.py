@@ -61,7 +61,7 @@ def test_every_part_has_its_place_and_what_can_be_seen_is_shown(made: dict[str, 
 
 
 def test_every_link_leads_to_a_file_and_a_heading() -> None:
-    for page in [DOCS / "README.md", DOCS / "recipes.md", *PAGES]:
+    for page in [DOCS / "README.md", DOCS / "recipes.md", DOCS / "mining.md", *PAGES]:
         text = page.read_text(encoding="utf-8")
         for target in [*re.findall(r"\]\(([^)]*)\)", text), *re.findall(r'src="([^"]*)"', text)]:
             if not target.startswith("http"):
@@ -74,8 +74,8 @@ def test_every_link_leads_to_a_file_and_a_heading() -> None:
     assert linked == {page.stem for page in PAGES} == {make_reference.page_of(kind) for kind in KINDS}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_every_example_of_the_reference_loads(page: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", [*PAGES, DOCS / "mining.md"], ids=lambda page: f"{page.parent.name}/{page.stem}")
+def test_every_example_loads(page: Path, tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text(BASE)
     examples = BLOCK.findall(page.read_text(encoding="utf-8"))
     assert examples

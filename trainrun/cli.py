@@ -215,7 +215,7 @@ def schedule(
 @app.command(name="list")
 def list_(
     kind: Annotated[
-        str | None, typer.Argument(metavar="[KIND]", help="data, model, initializer, optimizer, warmup, decay, augment, sampler or loss.")
+        str | None, typer.Argument(metavar="[KIND]", help="data, model, initializer, optimizer, warmup, decay, augment, sampler, loss or mining.")
     ] = None,
     plugins: Annotated[list[str] | None, typer.Option("--plugins", help="Also run this Python file and list its parts.")] = None,
     as_json: AsJson = False,
@@ -323,6 +323,29 @@ def predict(
     else:
         for picture in found:
             print(clean(picture["file"] + ": " + ", ".join(f"{c['class']} {c['probability']:.1%}" for c in picture["classes"]), keep=""))
+    _next("eval", run, *_allowed(allow_plugins))
+
+
+@app.command()
+def hard(
+    run: RunArgument,
+    overrides: Overrides = None,
+    set_: Set = None,
+    top: Annotated[int, typer.Option(min=1, help="How many pictures to list and draw.")] = 50,
+    by: Annotated[str, typer.Option(help="loss: under the run's weights; last-loss, kept: as mining noted them.")] = "loss",
+    png: Annotated[Path | None, typer.Option("--png", metavar="FILE", help="Where to draw; by default RUN/report/hard.png.")] = None,
+    checkpoint: Which = None,
+    allow_plugins: Plugins = False,
+    as_json: AsJson = False,
+) -> None:
+    """List and draw the training pictures that a run finds hardest, among which wrong labels stand."""
+    import trainrun.parts  # noqa: F401 - fills the registry
+    from trainrun.trials.hard import hardest, show
+
+    words = [*(overrides or []), *(set_ or [])]
+    found = show(hardest(run, words, top=top, by=by, allow_plugins=allow_plugins, checkpoint=_which(checkpoint)), png, not as_json)
+    if as_json:
+        _print_json(found)
     _next("eval", run, *_allowed(allow_plugins))
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -127,9 +128,24 @@ class World:
 
     def share(self, batch: torch.Tensor, together: int = 1) -> torch.Tensor:
         """This process's contiguous share of the ids of a batch, in groups of `together` that stay whole: shares differ by at most one group."""
-        each, more = divmod(-(-len(batch) // together), self.size)
-        first = self.rank * each + min(self.rank, more)
-        return batch[first * together : (first + each + (self.rank < more)) * together]
+        first, last = self.shares(len(batch), together)[self.rank]
+        return batch[first:last]
+
+    def shares(self, count: int, together: int = 1) -> list[tuple[int, int]]:
+        """Where the shares of all processes begin and end in a batch of `count` pictures."""
+        each, more = divmod(-(-count // together), self.size)
+        ends = [min((rank * each + min(rank, more)) * together, count) for rank in range(self.size + 1)]
+        return list(itertools.pairwise(ends))
+
+    def gather(self, values: torch.Tensor, shares: Sequence[tuple[int, int]]) -> torch.Tensor:
+        """The rows of all processes, one process after the other, in every process; `shares` says where those of each begin and end."""
+        if self.size == 1:
+            return values
+        mine = values.new_zeros(max(last - first for first, last in shares), *values.shape[1:])
+        mine[: len(values)] = values
+        parts = [torch.empty_like(mine) for _ in shares]
+        dist.all_gather(parts, mine)
+        return torch.cat([part[: last - first] for part, (first, last) in zip(parts, shares, strict=True)])
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over all processes, in place."""

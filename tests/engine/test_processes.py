@@ -115,7 +115,7 @@ def pair(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def agree(one: Path, several: Path, pictures: dict[str, int]) -> None:
     """The same lines: losses equal but for rounding, all else exactly, and accuracies that are whole hits among so many pictures."""
     for a, b in zip(figures(one), figures(several), strict=True):
-        losses = [name for name in a if name.endswith("_loss")]
+        losses = [name for name in a if name.endswith(("_loss", "_threshold"))]
         assert [b.pop(name) for name in losses] == pytest.approx([a.pop(name) for name in losses], rel=1e-5)
         assert a == b
         for name, count in pictures.items():

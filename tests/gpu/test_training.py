@@ -35,8 +35,9 @@ def test_auto_is_bf16_where_the_gpu_has_it(tmp_path: Path) -> None:
     assert saved.precision == ("bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32")
 
 
-def test_a_deterministic_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    exact = ("deterministic=true", "ema={decay: 0.9}", "micro_batch=24")
+@pytest.mark.parametrize("mining", ["null", "{name: ohem, keep: 0.5, start: 1ep}"])
+def test_a_deterministic_run_goes_on_bit_for_bit(tmp_path: Path, mining: str) -> None:
+    exact = ("deterministic=true", "ema={decay: 0.9}", "micro_batch=24", f"mining={mining}")
     trained(tmp_path / "whole", *exact)
     trained(tmp_path / "halves", *exact, "stop_at=37st")
     trained(tmp_path / "halves", *exact, resume=True)
@@ -51,7 +52,8 @@ def test_compiled_learns_the_same(tmp_path: Path) -> None:
     assert abs(plain["best"]["val_accuracy"] - compiled["best"]["val_accuracy"]) < 0.03
 
 
-def test_steps_do_not_wait_for_the_gpu(tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", ["ema=null", "mining={name: ohem, keep: 0.5}", "mining={name: ohem, keep: 0.5, passes: 1, within: class}"])
+def test_steps_do_not_wait_for_the_gpu(tmp_path: Path, more: str) -> None:
     torch.cuda.set_sync_debug_mode("error")
     try:
         with pytest.raises(RuntimeError, match="synchronizing"):  # the switch works
@@ -71,6 +73,6 @@ def test_steps_do_not_wait_for_the_gpu(tmp_path: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fit, "train_step", watched)
-        trained(tmp_path / "run", "stop_at=20st")
+        trained(tmp_path / "run", "stop_at=20st", more)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["step"] == 20

@@ -64,11 +64,14 @@ def test_options_are_validated_strictly(registry: Registry, options: dict[str, A
         part.options.model_validate(options)
 
 
+SPOILT = {"imbalance": None, "imbalance_seed": 0, "label_noise": None, "label_noise_seed": 0}
+
+
 def test_a_kinds_common_options_are_checked_but_not_passed_on(registry: Registry) -> None:
     part = registry.get("data", "pictures")
     assert part is not None
     options = part.options.model_validate({"resident": "no"}).model_dump()
-    assert options == {"resident": "no", "cache": True, "workers": None, "cut": "auto", "timeout": 120.0, "imbalance": None, "imbalance_seed": 0}
+    assert options == {"resident": "no", "cache": True, "workers": None, "cut": "auto", "timeout": 120.0, **SPOILT}
     assert registry.build(PartNode("data", "pictures", options))() is None
 
 

@@ -38,7 +38,8 @@ class Batch:
 
     images: uint8 [B, C, H, W], channels last in memory. labels, ids: int64 [B]. epoch: the epoch that they are drawn for.
     whole: pictures of the step that they belong to, over all micro-batches and processes. visits: int64 [B], how often each came before
-    in this epoch; None where a picture comes once only.
+    in this epoch; None where a picture comes once only. everyone: int64 [whole] on the CPU, the ids of the step's whole batch in its order;
+    None where nobody asks for them.
     """
 
     images: torch.Tensor
@@ -47,6 +48,7 @@ class Batch:
     epoch: int
     whole: int
     visits: torch.Tensor | None = None
+    everyone: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

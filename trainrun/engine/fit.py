@@ -35,7 +35,7 @@ def fit(run: Run) -> str:
                 run.observe(figures)
             state.reported = state.step
             record.period.clear()
-            run.teller.epoch(figures)
+            run.teller.epoch(figures | run.miner.figures("period"))
             save_due |= state.is_best
 
         # Stop, save.
@@ -53,7 +53,7 @@ def fit(run: Run) -> str:
         if stop_signal:
             return "signal"
 
-        # One step: schedule, draw, forward, backward, clip, update.
+        # One step: schedule, draw, mine, forward, backward, clip, update.
         try:
             with run.answering():
                 batch = next(batches)
@@ -69,7 +69,7 @@ def fit(run: Run) -> str:
         # Log.
         if state.step % plan.log_every == 0:
             run.read_record(batch)
-            run.teller.step(record.interval.figures("train"), record.interval.samples)
+            run.teller.step(record.interval.figures("train") | run.miner.figures("interval"), record.interval.samples)
             record.interval.clear()
         elif record.full:
             run.read_record(batch)
@@ -78,10 +78,11 @@ def fit(run: Run) -> str:
 def train_step(run: Run, batch: Batch, lr: float) -> torch.Tensor:
     """One optimizer update on a batch, in micro-batches where asked for; never waits for the device.
 
-    The gradient is that of the mean loss over the step's whole batch, however it is split.
-    Returns the task's sums over the pictures and, where it is clipped, the gradient's norm: float64 on the device.
+    The gradient is that of the mean loss over the step's whole batch, or what mining keeps of it, however it is split.
+    Returns the task's sums over all of the batch and, where it is clipped, the gradient's norm: float64 on the device.
     """
     run.set_rates(lr)
+    batch = run.miner.choose(run, batch)
     run.seed_model_draws(step_seed(run.recipe.seed, run.state.step, run.world.rank))
     totals = torch.zeros(len(run.task.sums) + 1, dtype=torch.float64, device=run.world.device)
     micro_batches = batch.split(run.recipe.micro_batch)
@@ -89,8 +90,8 @@ def train_step(run: Run, batch: Batch, lr: float) -> torch.Tensor:
         run.forward.require_backward_grad_sync = n == len(micro_batches)  # processes exchange gradients once a step
         images, targets = run.inputs(micro, training=True)
         with run.world.autocast(run.recipe.precision):
-            losses, sums = run.task.learn(run.forward, images, targets, micro)
-        share = losses.sum() * (run.world.size / batch.whole)
+            outputs, losses, sums = run.task.learn(run.forward, images, targets, micro)
+        share = run.miner.weigh(micro, outputs, losses).sum() * (run.world.size / batch.whole)
         run.scaler.scale(share).backward()
         totals[:-1] += sums
     if run.recipe.clip is not None:
@@ -102,4 +103,4 @@ def train_step(run: Run, batch: Batch, lr: float) -> torch.Tensor:
     run.scaler.update()
     run.optimizer.zero_grad(set_to_none=True)
     run.average.update(run.state.step + 1)
-    return totals
+    return run.miner.totals(totals)

@@ -122,6 +122,7 @@ class Keeper:
         }
         if run.average.model is not run.model:
             tensors |= {f"model.{name}": t for name, t in run.model.state_dict().items()}
+        tensors |= run.miner.tensors()
         return Snapshot(to_host(run.average.model.state_dict()), to_host(tensors), values)
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -133,6 +134,7 @@ class Keeper:
         run.optimizer.load_state_dict(unpack(values["optimizer"], snapshot.tensors))
         run.scaler.load_state_dict(values["scaler"])
         run.record.load(values["record"])
+        run.miner.load(snapshot.tensors)
         run.state = State(**{name: values[name] for name in State().as_dict()})
         # The mark belongs to the moment of the evaluation, which the snapshot has behind it.
         run.state.is_best = False

@@ -16,6 +16,7 @@ from trainrun.engine.checkpoint import Checkpoints, Snapshot
 from trainrun.engine.ending import Call, end, explain, finished, record, stopped
 from trainrun.engine.fit import fit
 from trainrun.engine.keeper import Keeper
+from trainrun.engine.mining import make_rule
 from trainrun.engine.run import Run, build, closing, open_data, settle
 from trainrun.engine.sampling import advice
 from trainrun.engine.signals import Interrupted, Signals
@@ -87,13 +88,18 @@ def _after(error: UserError, recipe: Recipe, call: Call) -> str:
 
 
 def _check(loaded: Loaded, recipe: Recipe, data: Data) -> None:
-    """Refuse settings that have no effect on this data set, at their place in the file."""
+    """Refuse settings that do not suit this data set, at their place in the file."""
     if data.validation is None:
         # A resolved recipe has everything written out, so what is as it would be anyhow is no mistake.
         idle = [name for name in ("early_stopping", "evaluate") if getattr(recipe, name) != Recipe.model_fields[name].default]
         if idle:
             what = f"data {recipe.data.name} has no validation pictures, so this has no effect; expected it to be left out"
             raise RecipeError([loaded.mistake(path, what) for path in idle])
+    try:
+        make_rule(recipe, data, registry)
+    except UserError as error:
+        field, _, what = str(error).partition(": ")
+        raise RecipeError([loaded.mistake(field, what)]) from None
 
 
 def _in_directory(
@@ -228,6 +234,9 @@ def _header(run: Run, console: Console, where: Path, snapshot: Snapshot | None) 
     console.say(f"  data        {len(run.training):,} pictures of {most}{'x'.join(map(str, run.data.train.shape))}, {validation}; {place}{cut}")
     if recipe.sampler.name != "shuffle":
         console.say(f"  sampler     {recipe.sampler.name}, {plan.samples:,} pictures an epoch")
+    if recipe.mining:
+        told = [f"{name} {value}" for name, value in recipe.mining.options.items() if value is not None]
+        console.say(f"  mining      {recipe.mining.name}: {', '.join(told)}")
     console.say(
         f"  batch       {plan.batch_size} = {run.micro_batch_size} x {accumulation} x {world.size} (micro-batch x accumulation x processes)"
     )

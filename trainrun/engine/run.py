@@ -22,6 +22,7 @@ from trainrun.engine.firsts import fit_to_data
 from trainrun.engine.inputs import Inputs, make_inputs, statistics, together
 from trainrun.engine.keeper import Keeper
 from trainrun.engine.measure import Record, culprits
+from trainrun.engine.mining import KeepAll, make_miner
 from trainrun.engine.sampling import Sampler, make_sampler, refuse_single
 from trainrun.engine.signals import Interrupted, Signals
 from trainrun.engine.state import Plan, State
@@ -31,6 +32,7 @@ from trainrun.engine.teller import Silent
 from trainrun.errors import NonFinite, UserError
 from trainrun.parts.augmentations import Statistics
 from trainrun.parts.datasets.imbalance import imbalanced
+from trainrun.parts.datasets.label_noise import mislabelled
 from trainrun.parts.datasets.splits import Data, Split
 from trainrun.parts.initializers import initialize
 from trainrun.parts.optimizers import make_optimizer, weight_decay_factor, write_rates
@@ -67,6 +69,7 @@ class Run:
     rule: EarlyStopping
     signals: Signals
     record: Record
+    miner: KeepAll = field(default_factory=KeepAll)
     teller: Silent = field(default_factory=Silent)
     keeper: Keeper = field(init=False)
     state: State = field(default_factory=State)
@@ -94,7 +97,9 @@ class Run:
             ids = self.sampler(epoch)
             again = visits(ids)
             times = None if again is None else self._mine(again, done)
-            yield from self.training(self._mine(ids, done), epoch, map(len, ids.split(self.plan.batch_size)[done:]), times, training=True)
+            wholes = ids.split(self.plan.batch_size)[done:]
+            fetched = self.training(self._mine(ids, done), epoch, map(len, wholes), times, training=True)
+            yield from (replace(batch, everyone=whole) for batch, whole in zip(fetched, wholes, strict=True))
             step = (epoch + 1) * self.plan.steps_per_epoch
 
     def _mine(self, rows: torch.Tensor, done: int) -> list[torch.Tensor]:
@@ -254,6 +259,8 @@ def open_data(node: PartNode, parts: Registry = registry) -> Data:
         raise UserError(f"data {node.name} has an empty validation set")
     if (ratio := node.options.get("imbalance")) is not None:
         data = replace(data, train=imbalanced(data.train, ratio, node.options["imbalance_seed"]))
+    if (share := node.options.get("label_noise")) is not None:
+        data = replace(data, train=mislabelled(data.train, share, node.options["label_noise_seed"], len(data.classes)))
     return data
 
 
@@ -299,6 +306,7 @@ def build(recipe: Recipe, world: World, data: Data, signals: Signals, parts: Reg
         curve=curve,
         task=task, rule=rule.model_copy(update={"monitor": rule.monitor or task.monitor}), signals=signals,
         record=Record(min(plan.log_every, 1000), world, task.sums, curve.window),
+        miner=make_miner(recipe, data, plan, world, model, compiled(model), parts),
     )  # fmt: skip
 
 

@@ -32,8 +32,8 @@ class Task(Protocol):
     monitor: str
     shown: tuple[str, ...]
 
-    def learn(self, forward: Callable[..., Any], images: Any, targets: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """A pass in training: losses whose sum is that of the pictures, and float64 [len(sums)] on the device, without gradient."""
+    def learn(self, forward: Callable[..., Any], images: Any, targets: Any, batch: Batch) -> tuple[Any, torch.Tensor, torch.Tensor]:
+        """A pass in training: what the network gives, losses whose sum is that of the pictures, and float64 [len(sums)] without gradient."""
 
     def look(self, model: Callable[..., Any], images: Any, targets: Any) -> object:
         """A pass for what it does to the layers."""
@@ -52,11 +52,13 @@ class Classification:
     def __init__(self, loss: Callable[..., torch.Tensor]) -> None:
         self.loss = loss
 
-    def learn(self, forward: Callable[..., Any], images: torch.Tensor, targets: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Losses [B], and their sum with the number of hits."""
+    def learn(
+        self, forward: Callable[..., Any], images: torch.Tensor, targets: torch.Tensor, batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Logits, losses [B], and their sum with the number of hits."""
         logits = forward(images)
         losses = self.loss(logits, targets)
-        return losses, torch.stack((losses.detach().double().sum(), (logits.detach().argmax(1) == batch.labels).sum()))
+        return logits, losses, torch.stack((losses.detach().double().sum(), (logits.detach().argmax(1) == batch.labels).sum()))
 
     def look(self, model: Callable[..., Any], images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The logits."""
@@ -75,7 +77,7 @@ class Hits:
         self.totals = torch.zeros(2, dtype=torch.float64, device=world.device)
 
     def add(self, model: Callable[..., Any], images: torch.Tensor, targets: torch.Tensor, batch: Batch) -> None:
-        self.totals += self.task.learn(model, images, targets, batch)[1]
+        self.totals += self.task.learn(model, images, targets, batch)[2]
 
     def figures(self, world: World, samples: int) -> dict[str, float]:
         loss, hits = world.sum(self.totals).tolist()

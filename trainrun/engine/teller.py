@@ -72,6 +72,15 @@ class Teller(Silent):
         line = {**self._place(), **figures, "images_per_second": self._rate, "seconds": round(self.run.clock.total, 3)}
         self.journal.write("epoch", line)
         self.console.epoch(line, self.run.state.is_best)
+        self._ledger()
+
+    def _ledger(self) -> None:
+        """Write what the miner knows of each picture, once an epoch; the checkpoints hold it too, so a full disk costs nothing."""
+        if self.run.state.step % self.run.plan.steps_per_epoch == 0:
+            try:
+                self.run.miner.write(self.journal.file.parent, self.run.state.step)
+            except OSError as error:
+                self.warn(f"the ledger cannot be written to {self.journal.file.parent}: {error.strerror or error}; the checkpoints hold it")
 
     def _measure(self) -> None:
         """Pictures a second of training since this was last called, or as it was where no step was made since."""

@@ -31,7 +31,8 @@ from trainrun.recipe.schema import Recipe
 from trainrun.world import enter
 
 
-def _open(run: Path, overrides: Sequence[str], allow_plugins: bool, checkpoint: str | None) -> tuple[Recipe, Snapshot]:
+def open_run(run: Path, overrides: Sequence[str], allow_plugins: bool, checkpoint: str | None) -> tuple[Recipe, Snapshot]:
+    """The recipe of a run directory, with overrides, and its checkpoint `last`, `best` or the one that its result names; raises UserError."""
     if not (run / "recipe.yaml").is_file():
         raise UserError(f"{run} is no run directory: it has no recipe.yaml. trainrun fit prints the directory it writes to")
     recipe = load(run / "recipe.yaml", overrides, allow_plugins=allow_plugins).recipe
@@ -40,7 +41,8 @@ def _open(run: Path, overrides: Sequence[str], allow_plugins: bool, checkpoint: 
     return recipe, Checkpoints(run).named(name)
 
 
-def _model(recipe: Recipe, snapshot: Snapshot, device: torch.device) -> torch.nn.Module:
+def load_model(recipe: Recipe, snapshot: Snapshot, device: torch.device) -> torch.nn.Module:
+    """The network of a run with the checkpoint's weights, ready to evaluate."""
     about = snapshot.values["input"]
     node = recipe.model
     if "weights" in node.options:  # the run's own weights follow, so published ones need not be fetched
@@ -74,7 +76,7 @@ def evaluate_run(run: Path, overrides: Sequence[str] = (), *, allow_plugins: boo
     """
     with Signals() as signals, enter() as world:
         try:
-            recipe, snapshot = _open(run, overrides, allow_plugins, checkpoint)
+            recipe, snapshot = open_run(run, overrides, allow_plugins, checkpoint)
             about = snapshot.values["input"]
             with signals.at_once():
                 data = open_data(recipe.data)
@@ -82,8 +84,8 @@ def evaluate_run(run: Path, overrides: Sequence[str] = (), *, allow_plugins: boo
                 cut = make_cut(recipe, registry)
                 feed = open_feed(validation, recipe.data, world, budget(world), cut)
             recipe, _ = settle(recipe, world, feed.shape)
-            inputs = make_inputs(recipe.augment, recipe.seed, recipe.memory_format, _statistics(about), registry, cut=cut is not None)
-            model = _model(recipe, snapshot, world.device)
+            inputs = make_inputs(recipe.augment, recipe.seed, recipe.memory_format, statistics_of(about), registry, cut=cut is not None)
+            model = load_model(recipe, snapshot, world.device)
             loss = ByClass(registry.build(recipe.loss), len(data.classes), world.device)
             # Batches as in the run: then the figures are its own to the last bit.
             whole = len(make_sampler(recipe, data, registry)) if recipe.batch_size == "full" else recipe.batch_size
@@ -101,13 +103,19 @@ def _validation(data: Data, recipe: Recipe, run: Path, about: dict[str, Any]) ->
     """The validation pictures, which must have the classes and the shape that the run was trained on."""
     if data.validation is None:
         raise UserError(f"data {recipe.data.name} of {run} has no validation pictures; name some with data.root=... or data.validation=0.1")
+    refuse_other(data, data.validation, recipe, about)
+    return data.validation
+
+
+def refuse_other(data: Data, split: Split, recipe: Recipe, about: dict[str, Any]) -> None:
+    """Raise UserError where a split has other classes or another shape than the run was trained on."""
     wanted = about["classes"]
     if list(data.classes) != wanted:
         other = [*(f"{c!r} is new" for c in data.classes if c not in wanted), *(f"{c!r} is missing" for c in wanted if c not in data.classes)]
         told = ", ".join(other[:5]) + (f" and {len(other) - 5} more" if len(other) > 5 else "")
         raise UserError(f"this data has other classes than the run was trained on: {told or 'they come in another order'}")
-    height, width, channels = data.validation.shape
-    cut = make_cut(recipe, registry, data.validation)
+    height, width, channels = split.shape
+    cut = make_cut(recipe, registry, split)
     if cut is not None:  # then pictures may be of any size
         height, width = cut.size
     if [channels, height, width] != about["shape"]:
@@ -115,7 +123,6 @@ def _validation(data: Data, recipe: Recipe, run: Path, about: dict[str, Any]) ->
             f"this data has pictures of {_size([channels, height, width])}, and the run was trained on {_size(about['shape'])}; "
             "make them alike, with data.size=... where the data set takes it"
         )
-    return data.validation
 
 
 def _size(shape: Sequence[int]) -> str:
@@ -123,7 +130,8 @@ def _size(shape: Sequence[int]) -> str:
     return f"{height} x {width} pixels and {channels} channels"
 
 
-def _statistics(about: dict[str, Any]) -> Statistics:
+def statistics_of(about: dict[str, Any]) -> Statistics:
+    """The statistics of the training pictures, as the run measured them."""
     return Statistics(about["shape"][0], lambda: (tuple(about["mean"]), tuple(about["std"])))
 
 
@@ -132,13 +140,13 @@ def predict(
 ) -> list[dict[str, Any]]:
     """The most likely classes of each picture: [{"file", "classes": [{"class", "probability"}, ...]}]; raises UserError naming a bad picture."""
     with enter() as world:
-        recipe, snapshot = _open(run, (), allow_plugins, checkpoint)
+        recipe, snapshot = open_run(run, (), allow_plugins, checkpoint)
         about = snapshot.values["input"]
         channels, height, width = about["shape"]
         recipe, _ = settle(recipe, world, (height, width, channels))
         cut = make_cut(recipe, registry)
-        inputs = make_inputs(recipe.augment, recipe.seed, recipe.memory_format, _statistics(about), registry, cut=cut is not None)
-        model = _model(recipe, snapshot, world.device)
+        inputs = make_inputs(recipe.augment, recipe.seed, recipe.memory_format, statistics_of(about), registry, cut=cut is not None)
+        model = load_model(recipe, snapshot, world.device)
         found = []
         with torch.no_grad(), world.autocast(recipe.precision):
             size = recipe.micro_batch or 256 if recipe.batch_size == "full" else recipe.batch_size

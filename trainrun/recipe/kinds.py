@@ -51,7 +51,7 @@ class PartOf:
 
 
 class DataOptions(Options):
-    """What every data set takes besides its own options: how its pictures reach the device."""
+    """What every data set takes besides its own options: how its pictures reach the device, and what is spoilt on purpose."""
 
     resident: Annotated[
         Literal["auto", "yes", "no"],
@@ -74,6 +74,10 @@ class DataOptions(Options):
         Field(gt=1, le=1e6, description="Thin out the training classes, from the first to the last, until that one has so many times fewer pictures."),
     ] = None
     imbalance_seed: Annotated[int, Field(ge=0, lt=1 << 63, description="Another number keeps other pictures.")] = 0
+    label_noise: Annotated[
+        float | None, Field(gt=0, lt=1, description="Share of the training pictures that get a wrong label, any other class being as likely.")
+    ] = None
+    label_noise_seed: Annotated[int, Field(ge=0, lt=1 << 63, description="Another number gives other pictures wrong labels.")] = 0
 
 
 class ParameterGroup(Options):

@@ -15,6 +15,7 @@ from trainrun.recipe.registry import PartNode, Registry
 from trainrun.recipe.schema import Recipe
 from trainrun.recipe.sense_augment import AUGMENT_CHECKS
 from trainrun.recipe.sense_initializer import INITIALIZER_CHECKS
+from trainrun.recipe.sense_mining import MINING_CHECKS
 from trainrun.recipe.sense_optimizer import OPTIMIZER_CHECKS
 from trainrun.recipe.yaml import Keys
 
@@ -306,6 +307,11 @@ def imbalance_seed_chooses(sense: Sense) -> Iterator[Fault]:
         yield "data.imbalance_seed", "has no effect without data.imbalance", None
 
 
+def label_noise_seed_chooses(sense: Sense) -> Iterator[Fault]:
+    if sense.wrote("data", "label_noise_seed") and sense.recipe.data.options.get("label_noise") is None:
+        yield "data.label_noise_seed", "has no effect without data.label_noise", None
+
+
 def plugins_once(sense: Sense) -> Iterator[Fault]:
     first = {entry: n for n, entry in reversed(list(enumerate(sense.recipe.plugins)))}
     for n, entry in enumerate(sense.recipe.plugins):
@@ -339,8 +345,10 @@ CHECKS: tuple[Check, ...] = (
     subset_is_smaller,
     weighted_has_weights,
     imbalance_seed_chooses,
+    label_noise_seed_chooses,
     plugins_once,
     *AUGMENT_CHECKS,
     *OPTIMIZER_CHECKS,
     *INITIALIZER_CHECKS,
+    *MINING_CHECKS,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import shutil
 import sys
 import textwrap
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _CELL = 128  # pixels that a small picture is enlarged to at most, by a whole factor
 _GAP, _TITLE, _TEXT = 8, 13, 96  # pixels: between things, height of a line, least width for text
 _INK, _PAPER = (32, 32, 32), (255, 255, 255)
+_ACROSS = 10  # pictures in a row of a sheet
 _COLUMN, _LEAST, _ROWS = 12, 8, 4  # of a terminal: least columns for a title and for a picture, most rows of pictures
 
 
@@ -79,10 +81,7 @@ class Grid:
             for n, picture in enumerate(pictures):
                 large = _colours(picture).repeat(at.factor, 0).repeat(at.factor, 1)
                 sheet.paste(Image.fromarray(large), (x, at.top + n * at.pitch))
-        try:
-            sheet.save(file, "PNG")
-        except OSError as error:
-            raise UserError(f"{file} cannot be written: {error.strerror or error}") from None
+        _save(sheet, file)
 
     def half_blocks(self, width: int) -> Text | None:
         """The first rows as characters of two pixels each, large pictures made smaller; None where `width` columns are too few."""
@@ -127,6 +126,46 @@ class Grid:
     def _largest(self) -> tuple[int, int]:
         """The greatest height and width of a picture."""
         return max(pictures[0].shape[0] for pictures in self.columns), max(pictures[0].shape[1] for pictures in self.columns)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Pictures with a caption below each, in rows from left to right: uint8 [H, W, C], all of one size."""
+
+    captions: list[str]
+    pictures: list[np.ndarray]
+
+    def png(self, file: Path) -> None:
+        """Write the sheet, ten pictures a row; small ones are enlarged by a whole factor, pixel by pixel."""
+        from PIL import Image, ImageDraw, ImageFont
+
+        font = ImageFont.load_default(_TITLE - 2)
+        height, width = self.pictures[0].shape[:2]
+        factor = max(_CELL // max(height, width), 1)
+        cell = max(width * factor, _TEXT)
+        captions = [_wrapped(caption, cell, font) for caption in self.captions]
+        pitch = height * factor + max(map(len, captions)) * _TITLE + 2 * _GAP
+        across = min(_ACROSS, len(self.pictures))
+        sheet = Image.new("RGB", (_GAP + across * (cell + _GAP), _GAP + -(-len(self.pictures) // across) * pitch), _PAPER)
+        draw = ImageDraw.Draw(sheet)
+        for n, (picture, lines) in enumerate(zip(self.pictures, captions, strict=True)):
+            x, y = _GAP + n % across * (cell + _GAP), _GAP + n // across * pitch
+            sheet.paste(Image.fromarray(_colours(picture).repeat(factor, 0).repeat(factor, 1)), (x, y))
+            draw.multiline_text((x, y + height * factor + 2), "\n".join(lines), _INK, font, spacing=2)
+        _save(sheet, file)
+
+    def show(self) -> None:
+        """Print the first pictures where stdout is a terminal that can show them, as many as stand beside one another."""
+        count = min((shutil.get_terminal_size().columns - 1) // (_COLUMN + 1), len(self.pictures), _ACROSS)
+        if count:
+            Grid(self.captions[:count], [""], [[picture] for picture in self.pictures[:count]]).show()
+
+
+def _save(sheet: Any, file: Path) -> None:
+    try:
+        sheet.save(file, "PNG")
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {error.strerror or error}") from None
 
 
 def _rgb(pixel: list[int]) -> str:

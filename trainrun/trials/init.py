@@ -163,7 +163,7 @@ def look(recipe: Recipe, world: World, parts: Registry = registry) -> Init:
         watch = _Watch(run.model)
         images, targets = run.inputs(batch, training=True)
         with watch, world.autocast(settled.precision):
-            losses, _ = run.task.learn(run.forward, images, targets, batch)
+            _, losses, _ = run.task.learn(run.forward, images, targets, batch)
         loss = losses.sum() / len(batch)
         scale = run.scaler.get_scale()
         (loss * scale).backward()

@@ -53,6 +53,7 @@ class Split:
     decode: a sample id and 1, 2, 4 or 8 -> the whole upright picture, uint8 [height, width, channels], at that fraction of its height
         and width (rounded up) where the file can be decoded so in less time, else as it is. None where `read` has no quicker way.
     boxes: those of each picture, in detection data only.
+    originals: int64 array [n], the labels before some were made wrong on purpose; None where none were.
     """
 
     labels: np.ndarray
@@ -65,6 +66,7 @@ class Split:
     sizes: np.ndarray | None = None
     decode: Callable[[int, int], np.ndarray] | None = None
     boxes: Sequence[Boxes] | None = None
+    originals: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -1,0 +1,108 @@
+"""Settings of mining that contradict each other or the rest of the recipe, or that would have no effect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from trainrun.recipe.durations import Duration
+
+if TYPE_CHECKING:
+    from trainrun.recipe.sense import Fault, Sense
+
+
+def _mining(sense: Sense, name: str = "ohem") -> dict[str, Any] | None:
+    """The options of the recipe's mining, if it is the one of this name."""
+    mining = sense.recipe.mining
+    return dict(mining.options) if mining is not None and mining.name == name else None
+
+
+def _after(a: Duration | None, b: Duration, or_equal: bool = True) -> bool:
+    """Whether `a` is known to come after `b`, because both are counted alike."""
+    return a is not None and a.unit == b.unit and (a.value > b.value or (or_equal and a.value == b.value))
+
+
+def _later(a: Duration | None, b: Duration) -> Duration | None:
+    """The moment that comes `b` after `a`, or after the beginning; None where they are counted otherwise."""
+    return b if a is None else Duration(a.value + b.value, a.unit) if a.unit == b.unit else None
+
+
+def keep_or_ratio(sense: Sense) -> Iterator[Fault]:
+    options = _mining(sense)
+    if options and (options["keep"] is None) == (options["ratio"] is None):
+        found = "found neither" if options["keep"] is None else "found both"
+        yield "mining", f"{found}; expected keep (a share or number of the pictures) or ratio (negatives to a positive), one of the two", None
+
+
+def pictures_are_whole(sense: Sense) -> Iterator[Fault]:
+    mining = sense.recipe.mining
+    part = mining and sense.registry.get("mining", mining.name)
+    if part and part.facts.get("task") == "classification":
+        for node in sense.recipe.augment:
+            mixes = sense.registry.get(node.kind, node.name)
+            if mixes and mixes.facts.get("mixes"):
+                yield "mining", f"{part.name} chooses pictures by their losses, and {node.name} mixes them; leave out one of the two", None
+                return
+
+
+def something_is_kept(sense: Sense) -> Iterator[Fault]:
+    options, batch = _mining(sense), sense.recipe.batch_size
+    if not options or batch == "full":
+        return
+    keep = options["keep"]
+    if batch == 1:
+        yield "mining", "has no effect with batch_size: 1, where there is nothing to choose from", None
+    elif isinstance(keep, float) and options["within"] == "all" and keep * batch < 0.5:
+        yield "mining.keep", f"{keep:g} of batch_size, {batch}, is no picture; expected at least {_rounded_up(0.5 / batch)}", None
+    elif isinstance(keep, int) and keep >= batch:
+        yield "mining.keep", f"{keep} is no part of batch_size, {batch}; write a smaller one, or keep: 1.0 to keep all", None
+
+
+def _rounded_up(share: float) -> str:
+    return f"{share * 1.005:.2g}"
+
+
+def one_pass_sees_the_batch(sense: Sense) -> Iterator[Fault]:
+    options, micro, batch = _mining(sense), sense.recipe.micro_batch, sense.recipe.batch_size
+    if options and options["passes"] == 1 and micro is not None and (batch == "full" or micro < batch):
+        yield "mining.passes", f"1 needs the whole batch in one pass, and micro_batch is {micro}; write passes: 2, or leave out micro_batch", None
+
+
+def negatives_have_a_class(sense: Sense) -> Iterator[Fault]:
+    if not (options := _mining(sense)):
+        return
+    within, always, ratio = options["within"], options["always_keep"], options["ratio"]
+    if within != "all" and always:
+        why = "the positives stay anyway" if within == "negatives" else "classes compete by themselves; write within: negatives"
+        yield "mining.always_keep", f"has no effect with within: {within}: {why}", None
+    if ratio is not None and within != "negatives" and not (always and within == "all"):
+        yield "mining.ratio", "needs positives that stay; write always_keep: positives", None
+    needs = "within" if within == "negatives" else "always_keep" if always else None
+    if needs and options["negative_class"] is None:
+        yield f"mining.{needs}", f"{options[needs]} needs negative_class, the name of the class that is the background", None
+    if not needs and options["negative_class"] is not None:
+        yield "mining.negative_class", "has no effect without within: negatives or always_keep: positives", None
+
+
+def mining_has_its_time(sense: Sense) -> Iterator[Fault]:
+    if not (options := _mining(sense)):
+        return
+    start, end, ramp, whole = options["start"], options["end"], options["ramp"], sense.recipe.epochs
+    if end is not None and _after(start, end):
+        yield "mining.end", f"{end} does not come after start, {start}", None
+    elif end is not None and ramp is not None and _after(_later(start, ramp), end, or_equal=False):
+        yield "mining.ramp", f"{ramp} after {start or 'the beginning'} is longer than until end, {end}", None
+    if not sense.short_trial():
+        for name, moment in (("start", start), ("end", end)):
+            if _after(moment, whole) or str(moment) == "100%":
+                yield f"mining.{name}", f"{moment} is never reached, epochs: {whole}, so it has no effect", None
+
+
+MINING_CHECKS = (
+    keep_or_ratio,
+    pictures_are_whole,
+    something_is_kept,
+    one_pass_sees_the_batch,
+    negatives_have_a_class,
+    mining_has_its_time,
+)
