@@ -284,6 +284,8 @@ def eval_(
     run: RunArgument,
     overrides: Overrides = None,
     set_: Set = None,
+    test: Annotated[bool, typer.Option("--test", help="Evaluate on the test pictures, where the data has some.")] = False,
+    png: Annotated[Path | None, typer.Option("--png", metavar="FILE", help="Draw pictures with annotated and found boxes.")] = None,
     checkpoint: Which = None,
     allow_plugins: Plugins = False,
     as_json: AsJson = False,
@@ -291,15 +293,15 @@ def eval_(
     """Evaluate a run's weights on its validation pictures."""
     import trainrun.parts  # noqa: F401 - fills the registry
     from trainrun.engine.use import evaluate_run
-    from trainrun.report.console import clean, told
+    from trainrun.report.console import clean, told, worst
 
-    found = evaluate_run(run, [*(overrides or []), *(set_ or [])], allow_plugins=allow_plugins, checkpoint=_which(checkpoint))
+    settings, side = [*(overrides or []), *(set_ or [])], "test" if test else "validation"
+    found = evaluate_run(run, settings, allow_plugins=allow_plugins, checkpoint=_which(checkpoint), side=side, png=png)
     if as_json:
         _print_json(found)
     else:
         print(clean(f"{run}, step {found['step']:,}: {told(found)} on {found['samples']:,} pictures", keep=""))
-        seen = sorted((of["accuracy"], name, of["samples"]) for name, of in found["classes"].items() if of["samples"])
-        print(clean("worst classes: " + ", ".join(f"{name} {share:.2%} of {count:,}" for share, name, count in seen[:3]), keep=""))
+        print(clean(worst(found["classes"]), keep=""))
     _next("predict", run, "IMAGE", *_allowed(allow_plugins))
 
 
@@ -308,21 +310,22 @@ def predict(
     run: RunArgument,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Picture files.")],
     top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
+    png: Annotated[Path | None, typer.Option("--png", metavar="DIR", help="Draw each picture with the boxes found in it.")] = None,
     checkpoint: Which = None,
     allow_plugins: Plugins = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say which classes a run sees in pictures."""
+    """Say which classes a run sees in pictures, or which boxes."""
     import trainrun.parts  # noqa: F401 - fills the registry
     from trainrun.engine.use import predict as predict_
-    from trainrun.report.console import clean
+    from trainrun.report.console import clean, seen
 
-    found = predict_(run, images, top=top, allow_plugins=allow_plugins, checkpoint=_which(checkpoint))
+    found = predict_(run, images, top=top, allow_plugins=allow_plugins, checkpoint=_which(checkpoint), png=png)
     if as_json:
         _print_json(found)
     else:
         for picture in found:
-            print(clean(picture["file"] + ": " + ", ".join(f"{c['class']} {c['probability']:.1%}" for c in picture["classes"]), keep=""))
+            print(clean(seen(picture), keep=""))
     _next("eval", run, *_allowed(allow_plugins))
 
 

@@ -147,6 +147,14 @@ class World:
         dist.all_gather(parts, mine)
         return torch.cat([part[: last - first] for part, (first, last) in zip(parts, shares, strict=True)])
 
+    def each(self, value: T) -> list[T]:
+        """The values of all processes, in every process."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=_control)
+        return values
+
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over all processes, in place."""
         if self.size > 1:

@@ -166,7 +166,7 @@ def test_an_evaluation_counts_every_picture_once(tmp_path: Path) -> None:
         logits = run.model.eval()(((pictures - train.mean()) / train.std(correction=0)).float())
     assert figures["val_loss"] == pytest.approx(cross_entropy(logits, labels).item(), rel=1e-5)
     assert figures["val_accuracy"] == (logits.argmax(1) == labels).sum().item() / 13
-    evaluate(run.model, run.validation, run.inputs, run.task, run.world, 5, "fp32", run.check)
+    evaluate(run.model, run.validation, run.inputs, run.task.judge(run.world), run.world, 5, "fp32", run.check)
     assert not run.model.training
 
 
@@ -178,7 +178,7 @@ def test_the_mode_is_put_back_where_an_evaluation_is_interrupted(tmp_path: Path)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(run.model, run.validation, run.inputs, run.task, run.world, 5, "fp32", stop)
+        evaluate(run.model, run.validation, run.inputs, run.task.judge(run.world), run.world, 5, "fp32", stop)
     assert run.model.training
 
 

@@ -128,7 +128,7 @@ def make_cut(recipe: Recipe, parts: Registry, *splits: Split | None) -> Cut | No
     Raises UserError where that cannot be, because pictures differ in size, and names one.
     """
     if recipe.data.options["cut"] != "worker":
-        _refuse_unequal(split for split in splits if split is not None and split.sizes is not None)
+        _refuse_unequal(split for split in splits if split is not None and split.sizes is not None and split.boxes is None)
         return None
     found = _first_crop(recipe, parts)
     assert found, "a check of the recipe refuses it"

@@ -9,7 +9,7 @@ import torch
 
 from trainrun.engine.feed import Feed
 from trainrun.engine.inputs import Inputs
-from trainrun.engine.tasks import Task
+from trainrun.engine.tasks import Judge
 from trainrun.world import World
 
 
@@ -18,17 +18,16 @@ def evaluate(
     model: torch.nn.Module,
     feed: Feed,
     inputs: Inputs,
-    task: Task,
+    judge: Judge,
     world: World,
     batch_size: int,
     precision: str,
     check: Callable[[], None],
 ) -> dict[str, float]:
-    """The task's validation figures; `check` is called before each batch and may raise."""
+    """The figures of a judge that has seen all; `check` is called before each batch and may raise."""
     everyone = torch.arange(len(feed))
     batches = world.share(everyone).split(batch_size)
     arriving = feed(batches, 0, [len(b) for b in batches])
-    judge = task.judge(world)
     was_training = model.training
     model.eval()
     try:

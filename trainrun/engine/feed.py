@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import math
 import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -24,7 +25,7 @@ from tqdm import tqdm
 from trainrun.engine import decoded
 from trainrun.engine.cut import Cut, Wanted
 from trainrun.errors import UserError
-from trainrun.parts.datasets.splits import Split
+from trainrun.parts.datasets.splits import Boxes, Split
 from trainrun.report.console import no_bars
 from trainrun.world import World, free_memory
 
@@ -36,19 +37,21 @@ _PIECE = 8  # files that a worker reads between two notes of what it reads; so m
 class Batch:
     """Pictures on the device, or a part of them.
 
-    images: uint8 [B, C, H, W], channels last in memory. labels, ids: int64 [B]. epoch: the epoch that they are drawn for.
+    images: uint8 [B, C, H, W], channels last in memory; of pictures with boxes a list of [C, H, W]. labels, ids: int64 [B]. epoch: the
+    epoch that they are drawn for.
     whole: pictures of the step that they belong to, over all micro-batches and processes. visits: int64 [B], how often each came before
     in this epoch; None where a picture comes once only. everyone: int64 [whole] on the CPU, the ids of the step's whole batch in its order;
-    None where nobody asks for them.
+    None where nobody asks for them. boxes: those of each picture, in detection data only.
     """
 
-    images: torch.Tensor
+    images: Any
     labels: torch.Tensor
     ids: torch.Tensor
     epoch: int
     whole: int
     visits: torch.Tensor | None = None
     everyone: torch.Tensor | None = None
+    boxes: Sequence[Boxes] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -57,9 +60,13 @@ class Batch:
         """The micro-batches of at most `size` pictures, in order; an empty batch is one empty micro-batch."""
         if size is None or len(self) <= size:
             return [self]
-        pieces = list(zip(self.images.split(size), self.labels.split(size), self.ids.split(size), strict=True))
-        visits = [None] * len(pieces) if self.visits is None else self.visits.split(size)
-        return [Batch(*piece, self.epoch, self.whole, times) for piece, times in zip(pieces, visits, strict=True)]
+        return [
+            replace(
+                self, images=self.images[rows], labels=self.labels[rows], ids=self.ids[rows],
+                visits=None if self.visits is None else self.visits[rows], boxes=None if self.boxes is None else self.boxes[rows],
+            )
+            for rows in (slice(first, first + size) for first in range(0, len(self), size))
+        ]  # fmt: skip
 
 
 class Feed(abc.ABC):
@@ -84,7 +91,9 @@ class Feed(abc.ABC):
     def fetch(
         self, batches: Sequence[torch.Tensor], epoch: int = 0, visits: Sequence[torch.Tensor] | None = None, training: bool = False
     ) -> Iterator[torch.Tensor]:
-        """uint8 [B, H, W, C] for each batch of ids; the rest matters to a feed that cuts, as in `__call__`."""
+        """uint8 [B, H, W, C] for each batch of ids, of pictures with boxes all levels one after the other [sum of H W C]; the rest matters
+        to a feed that cuts, as in `__call__`.
+        """
 
     def __call__(
         self,
@@ -101,7 +110,15 @@ class Feed(abc.ABC):
         times = [None] * len(batches) if visits is None else [piece.to(self.device, non_blocking=True) for piece in visits]
         for ids, whole, images, which in zip(batches, wholes, self.fetch(batches, epoch, visits, training), times, strict=True):
             there = ids.to(self.device, non_blocking=True)
-            yield Batch(images.permute(0, 3, 1, 2), self.labels[there], there, epoch, whole, which)
+            boxes = None if self.split.boxes is None else [self.split.boxes[sample] for sample in ids.tolist()]
+            pictures = images.permute(0, 3, 1, 2) if boxes is None else self._apart(images, ids)
+            yield Batch(pictures, self.labels[there], there, epoch, whole, which, boxes=boxes)
+
+    def _apart(self, levels: torch.Tensor, ids: torch.Tensor) -> list[torch.Tensor]:
+        """Pictures of their own sizes, uint8 [C, H, W], from their levels one after the other."""
+        assert self.split.sizes is not None
+        shapes = [(height, width, self.split.shape[2]) for height, width in self.split.sizes[ids.numpy()].tolist()]
+        return [piece.view(shape).permute(2, 0, 1) for piece, shape in zip(levels.split(list(map(math.prod, shapes))), shapes, strict=True)]
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -109,19 +126,23 @@ class Feed(abc.ABC):
 
 
 class Resident(Feed):
-    """All pictures in one uint8 tensor on the device, [N, H, W, C]; a batch is one gather."""
+    """All pictures in one uint8 tensor on the device, [N, H, W, C], a batch is one gather; those with boxes one after the other."""
 
     resident = True
 
     def __init__(self, split: Split, world: World, pictures: torch.Tensor) -> None:
         super().__init__(split, world)
         self.pictures = pictures.to(self.device)
+        self._ends = ends(split)
 
     def fetch(
         self, batches: Sequence[torch.Tensor], epoch: int = 0, visits: Sequence[torch.Tensor] | None = None, training: bool = False
     ) -> Iterator[torch.Tensor]:
         for ids in batches:
-            yield self.pictures.index_select(0, ids.to(self.device, non_blocking=True))
+            if self._ends is None:
+                yield self.pictures.index_select(0, ids.to(self.device, non_blocking=True))
+            else:
+                yield torch.cat([self.pictures[self._ends[n] : self._ends[n + 1]] for n in ids.tolist()])
 
     def close(self) -> None:
         """There are no workers."""
@@ -163,7 +184,10 @@ class _Reader(Dataset[Any]):
         return pictures
 
     def _read(self, wanted: Wanted) -> np.ndarray:
-        return self.cut.read(self.split, wanted) if self.cut else self.split.read(wanted.ids.tolist())
+        if self.cut:
+            return self.cut.read(self.split, wanted)
+        pictures = self.split.read(wanted.ids.tolist())
+        return pictures if self.split.boxes is None else np.concatenate([picture.ravel() for picture in pictures])
 
 
 def _leave_signals_to_parent(_: int) -> None:
@@ -322,7 +346,7 @@ def open_feed(split: Split, options: Any, world: World, budget: int, cut: Cut | 
     """The feed of a split: resident where asked for or where it fits `budget` bytes, streamed otherwise, and where it cuts."""
     if cut and options.resident == "yes":
         raise UserError("data.resident is yes, but every epoch cuts other pieces out of the pictures; set data.resident=auto, or data.cut=device")
-    size = len(split) * split.shape[0] * split.shape[1] * split.shape[2]
+    size = len(split) * math.prod(split.shape) if (places := ends(split)) is None else int(places[-1])
     workers = default_workers(world) if options.workers is None else options.workers
     if cut or options.resident == "no" or (options.resident == "auto" and size > budget):
         return Streamed(split, world, workers, options.timeout, cut)
@@ -333,7 +357,7 @@ def open_feed(split: Split, options: Any, world: World, budget: int, cut: Cut | 
         )
     if split.held is not None:
         return Resident(split, world, torch.from_numpy(split.held))
-    if split.cache and options.cache:
+    if split.cache and options.cache and split.boxes is None:
         # One process decodes and keeps the result; the others wait and read it.
         pictures = decoded.load(split.digest) if world.main else None
         if world.main and pictures is None:
@@ -348,19 +372,28 @@ def open_feed(split: Split, options: Any, world: World, budget: int, cut: Cut | 
 
 
 def _decode(split: Split, workers: int, timeout: float) -> torch.Tensor:
-    """All pictures of a split, uint8 [N, H, W, C] on the CPU, with a progress bar on a terminal."""
-    pictures = torch.empty((len(split), *split.shape), dtype=torch.uint8)
+    """All pictures of a split as `Resident` has them, uint8 on the CPU, with a progress bar on a terminal."""
+    places = ends(split)
+    pictures = torch.empty((len(split), *split.shape) if places is None else int(places[-1]), dtype=torch.uint8)
+    pieces = torch.arange(len(split)).split(_CHUNK if places is None else _PIECE)
     source = Streamed(split, World(torch.device("cpu")), workers, timeout)
     done = 0
     try:
         with tqdm(total=len(split), desc="decoding", unit=" pictures", disable=no_bars(), leave=False) as bar:
-            for piece in source.fetch(torch.arange(len(split)).split(_CHUNK)):
+            for ids, piece in zip(pieces, source.fetch(pieces), strict=True):
                 pictures[done : done + len(piece)] = piece
                 done += len(piece)
-                bar.update(len(piece))
+                bar.update(len(ids))
     finally:
         source.close()
     return pictures
+
+
+def ends(split: Split) -> np.ndarray | None:
+    """Where each picture with boxes begins and the last one ends when their levels stand one after the other, int64 [N + 1]; else None."""
+    if split.boxes is None or split.sizes is None:
+        return None
+    return np.concatenate(([0], np.cumsum(split.sizes.astype(np.int64).prod(1) * split.shape[2])))
 
 
 def budget(world: World) -> int:

@@ -56,6 +56,10 @@ class Inputs:
         """uint8 [B, C, H, W] to float32 [B, C, H, W]; without a `normalize` in the list, 0..255 becomes 0..1."""
         for step in self.training if training else self.evaluation:
             images = step(images, draw)
+        return self.scaled(images)
+
+    def scaled(self, images: torch.Tensor) -> torch.Tensor:
+        """Pictures that no `normalize` has scaled as 0..1, in the network's layout."""
         if not images.is_floating_point():
             images = images.float().mul_(1 / 255)
         return images.contiguous(memory_format=self.layout)
@@ -124,8 +128,8 @@ def _moments(training: Feed) -> tuple[torch.Tensor, torch.Tensor]:
     sums: Any = 0
     products: Any = 0
     pixels = 0
-    for pictures in training.fetch(ids.split(64)):
-        x = pictures.flatten(0, 2).double()
+    for pictures in training.fetch(ids.split(64 if training.split.boxes is None else 8)):
+        x = pictures.reshape(-1, training.split.shape[2]).double()
         sums = sums + x.sum(0)
         products = products + x.T @ x
         pixels += len(x)

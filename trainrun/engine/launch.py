@@ -17,10 +17,9 @@ from trainrun.engine.ending import Call, end, explain, finished, record, stopped
 from trainrun.engine.fit import fit
 from trainrun.engine.keeper import Keeper
 from trainrun.engine.mining import make_rule
-from trainrun.engine.run import Run, build, closing, open_data, settle
+from trainrun.engine.run import Run, build, closing, open_data, seen_shape, settle
 from trainrun.engine.sampling import advice
 from trainrun.engine.signals import Interrupted, Signals
-from trainrun.engine.steps import network_shape
 from trainrun.engine.teller import Teller
 from trainrun.errors import OutOfMemory, RecipeError, Stopped, UserError
 from trainrun.parts.datasets.splits import Data
@@ -155,7 +154,7 @@ def describe_input(run: Run) -> dict[str, Any]:
     of what the network sees of them, class names, and the statistics that were measured, if any.
     """
     height, width, channels = run.training.shape
-    seen_height, seen_width, _ = network_shape(run.recipe.augment, run.training.shape, registry)
+    seen_height, seen_width, _ = seen_shape(run.recipe, run.training.shape, registry)
     mean, std = run.statistics.measured or (None, None)
     shapes = {"shape": [channels, height, width], "network_shape": [channels, seen_height, seen_width]}
     return {**shapes, "classes": list(run.data.classes), "mean": mean, "std": std}
@@ -202,6 +201,8 @@ def _describe(recipe: Recipe, where: Path, facts: dict[str, Any], going_on: bool
     else:
         directory.write_text(where / "recipe.yaml", dump(recipe))
     directory.write_json(where / "environment.json", environment)
+    for note in data.notes:
+        console.warn(note)
     if data.skipped:
         console.warn(f"{len(data.skipped)} unreadable pictures are left out: " + ", ".join(path for path, _ in data.skipped[:5]))
 

@@ -16,6 +16,7 @@ from trainrun.draw import key, visits
 from trainrun.engine.average import Plain, make_average
 from trainrun.engine.clock import Clock
 from trainrun.engine.cut import make_cut, where_to_cut
+from trainrun.engine.detection import BoxedInputs, Detection
 from trainrun.engine.evaluate import evaluate
 from trainrun.engine.feed import Batch, Feed, Resident, budget, open_feed
 from trainrun.engine.firsts import fit_to_data
@@ -27,7 +28,7 @@ from trainrun.engine.sampling import Sampler, make_sampler, refuse_single
 from trainrun.engine.signals import Interrupted, Signals
 from trainrun.engine.state import Plan, State
 from trainrun.engine.steps import network_shape
-from trainrun.engine.tasks import Classification, Task
+from trainrun.engine.tasks import Classification, Task, task_of
 from trainrun.engine.teller import Silent
 from trainrun.errors import NonFinite, UserError
 from trainrun.parts.augmentations import Statistics
@@ -169,7 +170,7 @@ class Run:
         self.world.align_buffers(self.average.model)
         with self.clock.paused(), self.answering():
             figures = evaluate(
-                self.judged, self.validation, self.inputs, self.task, self.world, self.micro_batch_size, self.recipe.precision, self.check
+                self.judged, self.validation, self.inputs, self.task.judge(self.world), self.world, self.micro_batch_size, self.recipe.precision, self.check
             )
         if not all(map(math.isfinite, figures.values())):
             ids = torch.arange(len(self.validation)).split(self.micro_batch_size)
@@ -227,17 +228,23 @@ def settle(
     shape = shape or (known.facts.get("shape", lambda options: None)(recipe.data.options) if known else None)
     decided: dict[str, Any] = {}
     reasons: dict[str, str] = {}
-    if recipe.data.options["cut"] == "auto":
+    detects = task_of(recipe, parts) == "detection"
+    if recipe.data.options["cut"] == "auto" and detects:
+        decided["data"], reasons["data.cut"] = replace(recipe.data, options={**recipe.data.options, "cut": "device"}), "boxes are moved with pixels"
+    elif recipe.data.options["cut"] == "auto":
         where, reasons["data.cut"] = where_to_cut(recipe, parts, unequal if shape else None)
         decided["data"] = replace(recipe.data, options={**recipe.data.options, "cut": where})
-    shape = shape and network_shape(recipe.augment, shape, parts)
+    shape = shape and seen_shape(recipe, shape, parts)
     if recipe.precision == "auto":
         native = native_bf16(world.device)
         small = world.device.type == "cpu" and shape is not None and min(shape[:2]) <= _SMALL
-        decided["precision"] = "bf16" if native and not small else "fp32"
+        slow = world.device.type == "cpu" and detects
+        decided["precision"] = "bf16" if native and not small and not slow else "fp32"
         reasons["precision"] = f"this {world.device.type.upper()} {'has' if native else 'has no'} bf16 units"
         if native and small:
             reasons["precision"] = f"pictures of at most {_SMALL} pixels are faster in fp32 on a CPU"
+        elif native and slow:
+            reasons["precision"] = "detectors are faster in fp32 on a CPU"
     if recipe.memory_format == "auto":
         part = parts.get("model", recipe.model.name)
         fact = part.facts.get("memory_format", "contiguous") if part else "contiguous"
@@ -264,12 +271,19 @@ def open_data(node: PartNode, parts: Registry = registry) -> Data:
     return data
 
 
+def seen_shape(recipe: Recipe, shape: tuple[int, int, int], parts: Registry) -> tuple[int, int, int]:
+    """Height, width and channels of what the network sees of pictures of `shape`; a detector sees pictures of any size."""
+    return shape if task_of(recipe, parts) == "detection" else network_shape(recipe.augment, shape, parts)
+
+
 def make_model(recipe: Recipe, data: Data, parts: Registry = registry) -> torch.nn.Module:
     """The recipe's network with its first weights, on the CPU: a function of the recipe's seed alone; those made with data come later."""
-    height, width, channels = network_shape(recipe.augment, data.train.shape, parts)
+    height, width, channels = seen_shape(recipe, data.train.shape, parts)
     torch.manual_seed(key(recipe.seed, "init") >> 1)
     model = parts.build(recipe.model)((channels, height, width), len(data.classes))
     initialize(model, recipe.initializer, parts)
+    if recipe.mining and task_of(recipe, parts) == "detection":
+        parts.build(recipe.mining)(model)
     return model
 
 
@@ -287,9 +301,14 @@ def build(recipe: Recipe, world: World, data: Data, signals: Signals, parts: Reg
         validation = open_feed(data.validation, recipe.data, world, room - spent, cut) if data.validation is not None else None
     layout = torch.channels_last if recipe.memory_format == "channels_last" else torch.contiguous_format
     model = make_model(recipe, data, parts).to(world.device).to(memory_format=layout)
-    refuse_single(model, recipe, plan, network_shape(recipe.augment, training.shape, parts), world)
     figures = statistics(data, training)
     inputs = make_inputs(recipe.augment, recipe.seed, recipe.memory_format, figures, parts, cut=cut is not None)
+    task: Task
+    if task_of(recipe, parts) == "detection":
+        inputs, task = BoxedInputs.of(inputs), Detection(model, len(data.classes))
+    else:
+        refuse_single(model, recipe, plan, network_shape(recipe.augment, training.shape, parts), world)
+        task = Classification(parts.build(recipe.loss))
     if not resumes:
         with signals.at_once():
             fit_to_data(model, recipe, training, inputs, sampler, parts)
@@ -297,7 +316,6 @@ def build(recipe: Recipe, world: World, data: Data, signals: Signals, parts: Reg
     curve = make_schedule(recipe.schedule, plan.total, plan.steps_per_epoch, parts, recipe.seed)
     optimizer = make_optimizer(recipe.optimizer, model, curve.base, parts)
     average = make_average(recipe, model, optimizer, parts)
-    task = Classification(parts.build(recipe.loss))
     rule = recipe.early_stopping or EarlyStopping()
     return Run(
         recipe=recipe, world=world, data=data, plan=plan, sampler=sampler, training=training, validation=validation, inputs=inputs,
@@ -321,6 +339,9 @@ def _distinct(recipe: Recipe, plan: Plan, data: Data, world: World, parts: Regis
         )
     if recipe.early_stopping and data.validation is None:
         raise UserError(f"early_stopping watches validation, and data {recipe.data.name} has no validation pictures")
+    for side, split in (("training", data.train), ("validation", data.validation)):
+        if split and split.boxes is not None and all(each.ignored.all() for each in split.boxes):
+            raise UserError(f"data {recipe.data.name} has no boxes in its {side} pictures but ignored ones")
     decay = parts.get("decay", recipe.schedule.decay.name)
     if decay and decay.facts.get("watches") == "validation" and data.validation is None:
         raise UserError(f"schedule.decay {decay.name} watches validation, and data {recipe.data.name} has no validation pictures")

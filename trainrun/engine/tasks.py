@@ -12,7 +12,15 @@ from typing import Any, Protocol
 import torch
 
 from trainrun.engine.feed import Batch
+from trainrun.recipe.registry import Registry
+from trainrun.recipe.schema import Recipe
 from trainrun.world import World
+
+
+def task_of(recipe: Recipe, parts: Registry) -> str:
+    """The name of the task that a recipe's data is for: classification or detection."""
+    part = parts.get("data", recipe.data.name)
+    return part.facts.get("task", "classification") if part else "classification"
 
 
 class Judge(Protocol):
@@ -82,3 +90,21 @@ class Hits:
     def figures(self, world: World, samples: int) -> dict[str, float]:
         loss, hits = world.sum(self.totals).tolist()
         return {"val_loss": loss / samples, "val_accuracy": hits / samples}
+
+
+class ByClass(Hits):
+    """Counts too, by class, the pictures it was asked about and those the network was right about: int64 [2, classes]."""
+
+    def __init__(self, task: Classification, world: World, classes: int) -> None:
+        super().__init__(task, world)
+        self.counts = torch.zeros(2, classes, dtype=torch.int64, device=world.device)
+
+    def add(self, model: Callable[..., Any], images: torch.Tensor, targets: torch.Tensor, batch: Batch) -> None:
+        logits, _, sums = self.task.learn(model, images, targets, batch)
+        self.totals += sums
+        right = batch.labels[logits.argmax(1) == batch.labels]
+        self.counts += torch.stack([found.bincount(minlength=self.counts.shape[1]) for found in (batch.labels, right)])
+
+    def figures(self, world: World, samples: int) -> dict[str, float]:
+        self.counts = world.sum(self.counts)
+        return super().figures(world, samples)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,16 @@ import torch
 from trainrun.draw import draws
 from trainrun.engine.checkpoint import Checkpoints, Snapshot, load_weights
 from trainrun.engine.cut import Cut, make_cut
+from trainrun.engine.detection import BoxedInputs, Found
 from trainrun.engine.directory import result
+from trainrun.engine.draw_boxes import by_class, draw_found, find
 from trainrun.engine.evaluate import evaluate
 from trainrun.engine.feed import budget, open_feed
 from trainrun.engine.inputs import make_inputs
-from trainrun.engine.run import open_data, settle
+from trainrun.engine.run import open_data, seen_shape, settle
 from trainrun.engine.sampling import make_sampler
 from trainrun.engine.signals import Interrupted, Signals
-from trainrun.engine.steps import network_shape
-from trainrun.engine.tasks import Classification
+from trainrun.engine.tasks import ByClass, Classification, task_of
 from trainrun.errors import Stopped, UserError
 from trainrun.parts.augmentations import Statistics
 from trainrun.parts.datasets.pictures import BadPicture, decode, measure
@@ -48,31 +49,28 @@ def load_model(recipe: Recipe, snapshot: Snapshot, device: torch.device) -> torc
     if "weights" in node.options:  # the run's own weights follow, so published ones need not be fetched
         node = type(node)(node.kind, node.name, {**node.options, "weights": None})
     channels, height, width = about["shape"]
-    height, width, channels = network_shape(recipe.augment, (height, width, channels), registry)
+    height, width, channels = seen_shape(recipe, (height, width, channels), registry)
     model = registry.build(node)((channels, height, width), len(about["classes"]))
     load_weights(model, snapshot.model)
     layout = torch.channels_last if recipe.memory_format == "channels_last" else torch.contiguous_format
     return model.to(device, memory_format=layout).eval()
 
 
-class ByClass:
-    """A loss that also counts, by class, the pictures it was asked about and those the network was right about."""
+def evaluate_run(
+    run: Path,
+    overrides: Sequence[str] = (),
+    *,
+    allow_plugins: bool = False,
+    checkpoint: str | None = None,
+    side: str = "validation",
+    png: Path | None = None,
+) -> dict[str, Any]:
+    """Evaluate a run's weights on its validation set, or its test set: the task's figures, the step, and figures by class.
 
-    def __init__(self, loss: Callable[..., torch.Tensor], classes: int, device: torch.device) -> None:
-        self.loss, self.classes = loss, classes
-        self.counts = torch.zeros(2, classes, dtype=torch.int64, device=device)
-
-    def __call__(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        right = labels[logits.argmax(1) == labels]
-        self.counts += torch.stack([found.bincount(minlength=self.classes) for found in (labels, right)])
-        return self.loss(logits, labels)
-
-
-def evaluate_run(run: Path, overrides: Sequence[str] = (), *, allow_plugins: bool = False, checkpoint: str | None = None) -> dict[str, Any]:
-    """Evaluate a run's weights on its validation set: `val_loss` in nats, `val_accuracy` in 0..1, the step, and the same by class.
-
-    `classes` holds {name: {"accuracy", "samples"}}, with accuracy None for a class that has no pictures. Raises UserError where the
-    data does not suit the run.
+    Of labels, `val_loss` in nats, `val_accuracy` in 0..1 and in `classes` {name: {"accuracy", "samples"}}, with accuracy None for a class
+    that has no pictures; of boxes, `val_map`, `val_map_50`, `val_map_75` and {name: {"map", "map_50", "boxes"}}. On the test set the names
+    begin with `test_`. png: where pictures are drawn with what was found in them, of boxes only. Raises UserError where the data does not
+    suit the run.
     """
     with Signals() as signals, enter() as world:
         try:
@@ -80,31 +78,46 @@ def evaluate_run(run: Path, overrides: Sequence[str] = (), *, allow_plugins: boo
             about = snapshot.values["input"]
             with signals.at_once():
                 data = open_data(recipe.data)
-                validation = _validation(data, recipe, run, about)
+                split = _split(data, side, recipe, run, about)
                 cut = make_cut(recipe, registry)
-                feed = open_feed(validation, recipe.data, world, budget(world), cut)
+                feed = open_feed(split, recipe.data, world, budget(world), cut)
             recipe, _ = settle(recipe, world, feed.shape)
             inputs = make_inputs(recipe.augment, recipe.seed, recipe.memory_format, statistics_of(about), registry, cut=cut is not None)
             model = load_model(recipe, snapshot, world.device)
-            loss = ByClass(registry.build(recipe.loss), len(data.classes), world.device)
+            judge: ByClass | Found
+            if split.boxes is None:
+                judge = ByClass(Classification(registry.build(recipe.loss)), world, len(data.classes))
+                if png is not None:
+                    raise UserError(f"--png draws boxes, and data {recipe.data.name} has none; leave it out")
+            else:
+                inputs, judge = BoxedInputs.of(inputs), Found(len(data.classes))
             # Batches as in the run: then the figures are its own to the last bit.
             whole = len(make_sampler(recipe, data, registry)) if recipe.batch_size == "full" else recipe.batch_size
             batch = min(recipe.micro_batch or whole, whole)
-            figures = evaluate(model, feed, inputs, Classification(loss), world, batch, recipe.precision, signals.check)
+            figures = evaluate(model, feed, inputs, judge, world, batch, recipe.precision, signals.check)
             feed.close()
         except Interrupted:
             raise Stopped(signals.stop or 2) from None
-        counts = zip(data.classes, *world.sum(loss.counts).tolist(), strict=True)
-    classes = {name: {"accuracy": right / samples if samples else None, "samples": samples} for name, samples, right in counts}
-    return {"run": str(run), "step": snapshot.values["step"], "samples": len(validation), **figures, "classes": classes}
+    if isinstance(judge, ByClass):
+        counts = zip(data.classes, *judge.counts.tolist(), strict=True)
+        classes = {name: {"accuracy": right / samples if samples else None, "samples": samples} for name, samples, right in counts}
+    else:
+        classes = by_class(judge, data.classes, split)
+        if png and world.main:
+            draw_found(judge, split, data.classes, png)
+    if side == "test":
+        figures = {name.replace("val_", "test_", 1): value for name, value in figures.items()}
+    return {"run": str(run), "step": snapshot.values["step"], "samples": len(split), **figures, "classes": classes}
 
 
-def _validation(data: Data, recipe: Recipe, run: Path, about: dict[str, Any]) -> Split:
-    """The validation pictures, which must have the classes and the shape that the run was trained on."""
-    if data.validation is None:
-        raise UserError(f"data {recipe.data.name} of {run} has no validation pictures; name some with data.root=... or data.validation=0.1")
-    refuse_other(data, data.validation, recipe, about)
-    return data.validation
+def _split(data: Data, side: str, recipe: Recipe, run: Path, about: dict[str, Any]) -> Split:
+    """The validation or test pictures, which must have the classes and the shape that the run was trained on."""
+    split = data.validation if side == "validation" else data.test
+    if split is None:
+        more = "; name some with data.root=... or data.validation=0.1" if side == "validation" else ", which only data with boxes can name"
+        raise UserError(f"data {recipe.data.name} of {run} has no {side} pictures{more}")
+    refuse_other(data, split, recipe, about)
+    return split
 
 
 def refuse_other(data: Data, split: Split, recipe: Recipe, about: dict[str, Any]) -> None:
@@ -114,6 +127,8 @@ def refuse_other(data: Data, split: Split, recipe: Recipe, about: dict[str, Any]
         other = [*(f"{c!r} is new" for c in data.classes if c not in wanted), *(f"{c!r} is missing" for c in wanted if c not in data.classes)]
         told = ", ".join(other[:5]) + (f" and {len(other) - 5} more" if len(other) > 5 else "")
         raise UserError(f"this data has other classes than the run was trained on: {told or 'they come in another order'}")
+    if split.boxes is not None:  # a detector takes pictures of any size
+        return
     height, width, channels = split.shape
     cut = make_cut(recipe, registry, split)
     if cut is not None:  # then pictures may be of any size
@@ -136,9 +151,13 @@ def statistics_of(about: dict[str, Any]) -> Statistics:
 
 
 def predict(
-    run: Path, pictures: Sequence[Path], *, top: int = 5, allow_plugins: bool = False, checkpoint: str | None = None
+    run: Path, pictures: Sequence[Path], *, top: int = 5, allow_plugins: bool = False, checkpoint: str | None = None, png: Path | None = None
 ) -> list[dict[str, Any]]:
-    """The most likely classes of each picture: [{"file", "classes": [{"class", "probability"}, ...]}]; raises UserError naming a bad picture."""
+    """The most likely classes of each picture: [{"file", "classes": [{"class", "probability"}, ...]}], or the boxes found in it: [{"file",
+    "boxes": [{"class", "score", "box"}, ...]}]; raises UserError naming a bad picture.
+
+    png: the folder into which pictures are written with the boxes found in them.
+    """
     with enter() as world:
         recipe, snapshot = open_run(run, (), allow_plugins, checkpoint)
         about = snapshot.values["input"]
@@ -147,6 +166,10 @@ def predict(
         cut = make_cut(recipe, registry)
         inputs = make_inputs(recipe.augment, recipe.seed, recipe.memory_format, statistics_of(about), registry, cut=cut is not None)
         model = load_model(recipe, snapshot, world.device)
+        if task_of(recipe, registry) == "detection":
+            return find(model, BoxedInputs.of(inputs), recipe, world, pictures, about["classes"], png)
+        if png is not None:
+            raise UserError(f"--png draws boxes, and {recipe.model.name} gives each picture a class; leave it out")
         found = []
         with torch.no_grad(), world.autocast(recipe.precision):
             size = recipe.micro_batch or 256 if recipe.batch_size == "full" else recipe.batch_size

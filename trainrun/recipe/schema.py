@@ -50,7 +50,8 @@ class EarlyStopping(Options):
     """Stop when validation no longer improves."""
 
     monitor: Annotated[
-        Literal["val_accuracy", "val_loss"] | None, Field(description="The validation figure that must improve; null is val_accuracy.")
+        Literal["val_accuracy", "val_loss", "val_map", "val_map_50"] | None,
+        Field(description="The validation figure that must improve; null is val_accuracy, for detection val_map."),
     ] = None
     patience: Annotated[int, Field(ge=1, description="Evaluations without improvement after which training stops.")] = 10
     min_delta: Annotated[float, Field(ge=0, description="An improvement counts when it is larger than this.")] = 0.0

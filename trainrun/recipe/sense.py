@@ -14,6 +14,7 @@ from trainrun.recipe.layers import Source, default_part, part_kind
 from trainrun.recipe.registry import PartNode, Registry
 from trainrun.recipe.schema import Recipe
 from trainrun.recipe.sense_augment import AUGMENT_CHECKS
+from trainrun.recipe.sense_detection import DETECTION_CHECKS
 from trainrun.recipe.sense_initializer import INITIALIZER_CHECKS
 from trainrun.recipe.sense_mining import MINING_CHECKS
 from trainrun.recipe.sense_optimizer import OPTIMIZER_CHECKS
@@ -351,4 +352,5 @@ CHECKS: tuple[Check, ...] = (
     *OPTIMIZER_CHECKS,
     *INITIALIZER_CHECKS,
     *MINING_CHECKS,
+    *DETECTION_CHECKS,
 )

@@ -90,9 +90,26 @@ def row(figures: dict[str, Any], total_epochs: float, chosen: Sequence[str]) -> 
 
 
 def told(figures: dict[str, Any]) -> str:
-    """The validation figures in words."""
-    words = {"val_loss": "val loss {:.4f}", "val_accuracy": "val accuracy {:.2%}", "val_map": "val mAP {:.2%}", "val_map_50": "val AP50 {:.2%}"}
-    return ", ".join(form.format(figures[name]) for name, form in words.items() if name in figures)
+    """The figures of an evaluation in words."""
+    words = {"loss": "loss {:.4f}", "accuracy": "accuracy {:.2%}", "map": "mAP {:.2%}", "map_50": "AP50 {:.2%}"}
+    known = [(f"{side}_{name}", f"{side} {form}") for side in ("val", "test") for name, form in words.items()]
+    return ", ".join(form.format(figures[name]) for name, form in known if name in figures)
+
+
+def worst(classes: dict[str, dict[str, Any]]) -> str:
+    """The three classes with the lowest figure, of accuracy or of average precision, in words."""
+    shares = [(of.get("accuracy", of.get("map_50")), name, of.get("samples", of.get("boxes"))) for name, of in classes.items()]
+    lowest = sorted((share, name, count) for share, name, count in shares if share is not None)[:3]
+    return "worst classes: " + ", ".join(f"{name} {share:.2%} of {count:,}" for share, name, count in lowest)
+
+
+def seen(picture: dict[str, Any]) -> str:
+    """What was seen in a picture: its likely classes, or the boxes in it."""
+    if "classes" in picture:
+        told = [f"{of['class']} {of['probability']:.1%}" for of in picture["classes"]]
+    else:
+        told = [f"{of['class']} {of['score']:.2f} at {', '.join(format(side, '.0f') for side in of['box'])}" for of in picture["boxes"]]
+    return f"{picture['file']}: {', '.join(told) or 'nothing'}"
 
 
 def progress_parts(step: int, stop: int, now: dict[str, Any]) -> dict[str, str]:

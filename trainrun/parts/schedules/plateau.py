@@ -16,7 +16,9 @@ from trainrun.recipe.registry import part
 def plateau(
     progress: Progress,
     *,
-    monitor: Annotated[Literal["val_accuracy", "val_loss"], Field(description="The validation figure that must improve.")] = "val_accuracy",
+    monitor: Annotated[
+        Literal["val_accuracy", "val_loss", "val_map", "val_map_50"], Field(description="The validation figure that must improve.")
+    ] = "val_accuracy",
     factor: Annotated[float, Field(gt=0, lt=1, description="Factor at each reduction.")] = 0.1,
     patience: Annotated[int, Field(ge=1, description="Evaluations without improvement after which the rate is reduced.")] = 5,
     min_delta: Annotated[float, Field(ge=0, description="An improvement counts when it is larger than this.")] = 0.0,
@@ -32,7 +34,7 @@ def plateau(
     Source: torch.optim.lr_scheduler.ReduceLROnPlateau, whose patience is one less for the same steps; the rule of VGG's
     training, Simonyan & Zisserman 2015, section 3.1.
     """
-    sign = 1 if monitor == "val_accuracy" else -1
+    sign = -1 if monitor == "val_loss" else 1
     heights = tuple([sign * seen[monitor] for seen in progress.evaluations if seen["step"] > progress.warmup])
     return max(factor ** _reductions(heights, patience, min_delta, cooldown), min(min_lr / progress.lr, 1.0))
 

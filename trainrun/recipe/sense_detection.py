@@ -1,0 +1,83 @@
+"""What does not go together in detection: parts of two tasks, and settings that are for pictures with one label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainrun.recipe.registry import PartNode
+    from trainrun.recipe.sense import Fault, Sense
+
+_MONITORS = {"classification": ("val_accuracy", "val_loss"), "detection": ("val_map", "val_map_50")}
+
+
+def _fact(sense: Sense, node: PartNode, name: str, default: Any = None) -> Any:
+    part = sense.registry.get(node.kind, node.name)
+    return part.facts.get(name, default) if part else default
+
+
+def task(sense: Sense) -> str:
+    """The task that the recipe's data is for."""
+    return str(_fact(sense, sense.recipe.data, "task", "classification"))
+
+
+def _detects(sense: Sense) -> bool:
+    return task(sense) == "detection"
+
+
+def parts_share_a_task(sense: Sense) -> Iterator[Fault]:
+    data, model, mining = sense.recipe.data, sense.recipe.model, sense.recipe.mining
+    detects = _detects(sense)
+    has = f"{data.name} has boxes" if detects else f"{data.name} has a label for each picture"
+    if (_fact(sense, model, "task", "classification") == "detection") != detects:
+        wants = "finds boxes" if not detects else "gives each picture one label"
+        instead = "a detector such as fasterrcnn_resnet50_fpn or tiny_fasterrcnn" if detects else "a classification network such as resnet18"
+        yield "model", f"{model.name} {wants}, and data {has}; expected {instead}", None
+    if mining and (_fact(sense, mining, "task", "classification") == "detection") != detects:
+        instead = "ohem_rois" if detects else "ohem"
+        yield "mining", f"{mining.name} does not suit data {has}; expected {instead}", instead
+
+
+def monitors_are_measured(sense: Sense) -> Iterator[Fault]:
+    measured, recipe = _MONITORS[task(sense)], sense.recipe
+    stopping, decay = recipe.early_stopping, recipe.schedule.decay
+    if stopping and stopping.monitor is not None and stopping.monitor not in measured:
+        yield "early_stopping.monitor", f"{stopping.monitor} is not measured in {task(sense)}; expected {' or '.join(measured)}", None
+    if _fact(sense, decay, "watches") == "validation" and decay.options.get("monitor", measured[0]) not in measured:
+        what = f"{decay.options['monitor']} is not measured in {task(sense)}; expected {' or '.join(measured)}"
+        yield "schedule.decay.monitor" if sense.wrote("schedule", "decay", "monitor") else "schedule.decay", what, None
+
+
+def labels_are_not_boxes(sense: Sense) -> Iterator[Fault]:
+    """What looks at labels of whole pictures."""
+    if not _detects(sense):
+        return
+    recipe = sense.recipe
+    for option in ("imbalance", "label_noise"):
+        if recipe.data.options.get(option) is not None:
+            yield f"data.{option}", "is for pictures with one label each, and these have boxes", None
+    if recipe.data.options.get("cut") == "worker":
+        yield "data.cut", "worker would leave the boxes where they were; boxes move with pixels on the device", None
+    chosen = recipe.sampler
+    if chosen.name not in ("shuffle", "sequential") and not (chosen.name == "subset" and not chosen.options["stratified"]):
+        yield "sampler", f"{chosen.name} goes by labels of whole pictures; expected shuffle, sequential or subset with stratified: false", None
+    if recipe.schedule.warmup.options.get("until_train_error") is not None:
+        yield "schedule.warmup.until_train_error", "detection has no training error; write for: and a duration", None
+    if sense.wrote("loss"):
+        yield "loss", f"has no effect: {recipe.model.name} has a loss of its own", None
+    if _fact(sense, recipe.initializer, "data"):
+        yield "initializer", f"{recipe.initializer.name} looks at pictures of one size; expected one that does not, such as default", None
+    if recipe.compile == "on":
+        yield "compile", "pictures of many sizes would be compiled again and again; expected off", None
+
+
+def augmentations_carry_boxes(sense: Sense) -> Iterator[Fault]:
+    for n, node in enumerate(sense.recipe.augment if _detects(sense) else ()):
+        if _fact(sense, node, "mixes"):
+            yield f"augment.{n}", f"{node.name} mixes labels of whole pictures, and these have boxes", None
+        elif _fact(sense, node, "moves"):
+            yield f"augment.{n}", f"{node.name} moves pixels without their boxes; expected parts such as horizontal_flip, affine or color_jitter", None
+
+
+DETECTION_CHECKS = (parts_share_a_task, monitors_are_measured, labels_are_not_boxes, augmentations_carry_boxes)
