@@ -176,6 +176,7 @@ def test_the_pictures_are_the_same_with_any_workers_batches_and_processes(unequa
     expected = found(0, 10)
     assert len({picture.numpy().tobytes() for picture in expected}) == len(ids)
     assert torch.equal(found(2, 3), expected) and torch.equal(found(1, 4, ranks=2), expected)
+    assert torch.equal(found(1, 10), expected)  # which the worker reads in two pieces
 
 
 TRAINING: dict[str, Any] = {
@@ -235,8 +236,11 @@ def test_a_finished_run_is_evaluated_and_asked_about_pictures_of_any_size(unequa
     assert (again["val_loss"], again["val_accuracy"]) == (last["val_loss"], last["val_accuracy"])
     run, _ = made(tmp_path, **TRAINING, data=data_of(unequal, workers=0))
     files = [Path(run.validation.split.source(i)) for i in range(len(run.validation))] if run.validation else []
-    right = [p["classes"][0]["class"] == p["file"].split("/")[-2] for p in predict(tmp_path / "run", files, checkpoint="last")]
-    assert sum(right) / len(right) == pytest.approx(last["val_accuracy"]) and len({Image.open(file).size for file in files}) > 1
+    losses = []
+    for found in predict(tmp_path / "run", files, checkpoint="last"):
+        probabilities = {c["class"]: c["probability"] for c in found["classes"]}
+        losses.append(-np.log(probabilities[Path(found["file"]).parent.name]))
+    assert np.mean(losses) == pytest.approx(last["val_loss"], rel=1e-5) and len({Image.open(file).size for file in files}) > 1
     other = photos(tmp_path / "other", [(30, 50)] * 3)  # of one size, and another than before: it is cut all the same
     assert evaluate_run(tmp_path / "run", [f"data.root={other}", "data.imbalance=null"], checkpoint="last")["samples"] == 3
 
@@ -281,6 +285,11 @@ def test_a_dry_look_says_where_a_crop_is_made_and_why(unequal: Path, alike: Path
 def test_unequal_pictures_that_nothing_cuts_are_refused(augment: list[Any], unequal: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"astronaut/\d.png has \d+ x \d+ pixels .* write data.size=\d+ .* begin augment with a crop"):
         launched(tmp_path, "run", augment=augment, data={"name": "folder", "root": str(unequal), "validation": 0.34})
+    assert not (tmp_path / "run").exists()
+    photos(tmp_path / "two" / "train", [(20, 30)] * 2)
+    other = photos(tmp_path / "two" / "val", [(20, 31)])
+    with pytest.raises(UserError, match=rf"{other}/astronaut/0.png has 20 x 31 pixels \(height x width\), the first picture 20 x 30; .* begin augment"):
+        launched(tmp_path, "run3", augment=augment, data={"name": "folder", "root": str(tmp_path / "two")})
     with pytest.raises(UserError, match="begin augment with a crop"):
         launched(tmp_path, "run2", augment=LISTS["center_crop"], data={"name": "folder", "root": str(unequal), "cut": "device"})
 
@@ -364,9 +373,12 @@ def test_a_picture_that_has_changed_since_it_was_looked_at_is_named(unequal: Pat
     root = Path(shutil.copytree(unequal, tmp_path / "data"))
     recipe = recipe_of(tmp_path, root, LISTS["center_crop"])
     data = open_data(recipe.data)
-    Image.new("RGB", (33, 32)).save(data.train.source(2))
+    path = data.train.source(2)
+    with Image.open(path) as before:
+        half = before.resize((before.width // 2, before.height // 2))
+    half.save(path)
     feed = open_feed(data.train, options(), CPU, 0, make_cut(settled(recipe, data), registry, data.train))
-    with pytest.raises(UserError, match=rf"{data.train.source(2)} has 32 x 33 pixels .*, and \d+ x \d+ when it was looked at"):
+    with pytest.raises(UserError, match=rf"{path} has {half.height} x {half.width} pixels .*, and \d+ x \d+ when it was looked at"):
         list(feed.fetch([torch.arange(5)]))
 
 

@@ -73,9 +73,10 @@ class Cut:
         """
         step = self.training if training else self.evaluation
         motion = step.motion(shape, draw)
-        pixels = decode(_spare(motion))
-        scale = round(shape[0] / pixels.shape[0])
-        if pixels.shape[:2] != tuple(-(-side // max(scale, 1)) for side in shape):
+        shrink = _spare(motion)
+        pixels = decode(shrink)
+        scale = 1 if pixels.shape[:2] == shape else shrink
+        if pixels.shape[:2] != tuple(-(-side // scale) for side in shape):
             raise BadPicture(f"has {pixels.shape[0]} x {pixels.shape[1]} pixels (height x width), and {shape[0]} x {shape[1]} when it was looked at")
         if isinstance(motion, Warp) and step.border is None and _along_axes(motion):
             return cut_out(pixels, motion, scale)

@@ -13,6 +13,7 @@ from typing import Any
 
 from trainrun.engine import directory
 from trainrun.engine.checkpoint import Checkpoints, Snapshot
+from trainrun.engine.cut import make_cut
 from trainrun.engine.ending import Call, end, explain, finished, record, stopped
 from trainrun.engine.fit import fit
 from trainrun.engine.keeper import Keeper
@@ -87,7 +88,8 @@ def _after(error: UserError, recipe: Recipe, call: Call) -> str:
 
 
 def _check(loaded: Loaded, recipe: Recipe, data: Data) -> None:
-    """Refuse settings that do not suit this data set, at their place in the file."""
+    """Refuse settings that do not suit this data set, at their place in the file, and pictures that differ in size and are not cut."""
+    make_cut(recipe, registry, data.train, data.validation)
     if data.validation is None:
         # A resolved recipe has everything written out, so what is as it would be anyhow is no mistake.
         idle = [name for name in ("early_stopping", "evaluate") if getattr(recipe, name) != Recipe.model_fields[name].default]
