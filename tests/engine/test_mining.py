@@ -99,6 +99,18 @@ def test_a_step_is_that_of_the_kept_pictures_alone(tmp_path: Path, model: Any, m
         agrees(run, batch, hardest(look(run, batch)[0], 6))
 
 
+def test_a_picture_that_comes_again_is_augmented_as_it_was_when_it_was_chosen(tmp_path: Path) -> None:
+    data = {**SMALL["data"], "imbalance": 6}
+    fields = {"data": data, "sampler": "label_shuffle", "augment": AUGMENT, "batch_size": 16}
+    run = exact(made(tmp_path, mining={"name": "ohem", "keep": 0.75}, **fields)[0])
+    for step, batch in enumerate(itertools.islice(run.batches(0), 2)):
+        run.state.step = step
+        run.model.zero_grad()
+        kept = hardest(look(run, batch)[0], 12)
+        assert batch.visits is not None and batch.visits[kept].any()
+        agrees(run, batch, kept)
+
+
 def test_one_pass_back_propagates_the_kept_losses_only(tmp_path: Path) -> None:
     """Without batch norm: with it the pictures left out still have a part in the statistics by which the kept ones are normalised."""
     run = exact(made(tmp_path, mining={"name": "ohem", "keep": 0.6, "passes": 1}, augment=AUGMENT)[0])

@@ -100,6 +100,8 @@ def _check(loaded: Loaded, recipe: Recipe, data: Data) -> None:
         make_rule(recipe, data, registry)
     except UserError as error:
         field, _, what = str(error).partition(": ")
+        if not field.startswith("mining"):
+            raise
         raise RecipeError([loaded.mistake(field, what)]) from None
 
 

@@ -258,11 +258,14 @@ class Miner(KeepAll):
         """Write the ledger, whole or not at all, as `kept` and `loss` with the step in the file's metadata; raises OSError."""
         data = save_tensors(to_host({"kept": self.ledger.kept, "loss": self.ledger.loss}), metadata={"step": str(step)})
         temporary = run / f".{LEDGER}.{os.getpid()}"
-        with temporary.open("wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
-        temporary.replace(run / LEDGER)
+        try:
+            with temporary.open("wb") as out:
+                out.write(data)
+                out.flush()
+                os.fsync(out.fileno())
+            temporary.replace(run / LEDGER)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _copy(into: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:

@@ -92,6 +92,8 @@ def mining_has_its_time(sense: Sense) -> Iterator[Fault]:
         yield "mining.end", f"{end} does not come after start, {start}", None
     elif end is not None and ramp is not None and _after(_later(start, ramp), end, or_equal=False):
         yield "mining.ramp", f"{ramp} after {start or 'the beginning'} is longer than until end, {end}", None
+    elif ramp is not None and not sense.short_trial() and _after(_later(start, ramp), whole, or_equal=False):
+        yield "mining.ramp", f"{ramp} after {start or 'the beginning'} is longer than the training, epochs: {whole}", None
     if not sense.short_trial():
         for name, moment in (("start", start), ("end", end)):
             if _after(moment, whole) or str(moment) == "100%":

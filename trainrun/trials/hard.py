@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from trainrun.engine.judge import Trained, judge, reopen
 from trainrun.engine.signals import Interrupted, Signals
 from trainrun.errors import Stopped, UserError
+from trainrun.report.command import command
 from trainrun.report.console import clean
 from trainrun.report.pictures import Sheet
 from trainrun.world import enter
@@ -113,7 +114,7 @@ def hardest(
     import numpy as np
 
     if by not in ORDERS:
-        raise UserError(f"--by is {', '.join(ORDERS[:-1])} or {ORDERS[-1]}, found {by!r}")
+        raise UserError(f"--by is {', '.join(ORDERS[:-1])} or {ORDERS[-1]}, found {by!r}").then(command("hard", run))
     with Signals() as signals, enter() as world:
         try:
             with signals.at_once():
@@ -137,11 +138,12 @@ def _noted(trained: Trained, by: str, run: Path) -> np.ndarray:
     """The pictures that mining has seen, in the order of its notes; raises UserError where there are none of these pictures."""
     import numpy as np
 
-    kept, last = trained.kept, trained.last_loss
+    kept, last, again = trained.kept, trained.last_loss, command("hard", run, "--by", "loss")
     if kept is None or last is None:
-        raise UserError(f"{run} was trained without mining, which counts what it keeps; write --by loss")
+        raise UserError(f"{run} was trained without mining, which counts what it keeps; write --by loss").then(again)
     if len(kept) != len(trained.data.train):
-        raise UserError(f"{run} has notes of {len(kept):,} training pictures, and the data has {len(trained.data.train):,}; write --by loss")
+        found = f"{run} has notes of {len(kept):,} training pictures, and the data has {len(trained.data.train):,}; write --by loss"
+        raise UserError(found).then(again)
     if not trained.same_data:
         print("warning: the files of the training pictures have changed since the run, which its notes cannot know", file=sys.stderr)
     seen = np.flatnonzero(~np.isnan(last))

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _KEEP = "a share greater than 0 and at most 1, or a number of pictures from 2 on"
 
+_CLASS = "the name of a class, in quotes where it is a number"
+
 
 @dataclass(frozen=True)
 class Quotas:
@@ -142,7 +144,10 @@ def ohem(
         Literal["positives"] | None,
         Field(description="Keep all pictures of other classes than the negative one; they count as kept.", json_schema_extra={"errorMessage": "positives"}),
     ] = None,
-    negative_class: Annotated[str | None, Field(min_length=1, description="Name of the class that is the background of the others.")] = None,
+    negative_class: Annotated[
+        str | None,
+        Field(min_length=1, description="Name of the class that is the background of the others.", json_schema_extra={"errorMessage": _CLASS}),
+    ] = None,
     ratio: Annotated[
         float | None, Field(gt=0, le=1e6, description="So many negatives are kept to each positive, in place of keep.")
     ] = None,
