@@ -89,7 +89,7 @@ def test_what_lies_beyond_the_picture_is_cut_off() -> None:
 @pytest.mark.parametrize("box", [[10.0, 10, 11, 11], [10, 10, 12, 12], [10, 10, 13, 40], [0, 0, 1, 1], [139, 99, 140, 100]])
 def test_the_smallest_boxes_are_drawn(box: list[float]) -> None:
     drawn = boxed(grey(127), np.array([box]), np.array([2]), ("", "", " "))
-    x0, y0, x1, y1 = map(int, box)
+    x0, y0, _, y1 = map(int, box)
     assert (drawn[y0:y1, x0] != 127).any()
 
 
@@ -116,6 +116,7 @@ def test_texts_are_only_texts() -> None:
     assert (letters[0] == letters[1]).all() and letters[0].any()
     # Too long a name is shortened, and both so to the same.
     assert ((drawn(2)[:60] == COLOURS[2]).all(2) == (drawn(3)[:60] == COLOURS[3]).all(2)).mean() > 0.99
+    assert 150 < (drawn(2)[:60] == COLOURS[2]).all(2).any(0).sum() < 300
     for label in (4, -1):  # a label without a name
         assert (drawn(label) != 127).any()
 
