@@ -252,18 +252,22 @@ def _recall(file: os.PathLike[str], count: int) -> Verdict | None:
             found: dict[str, Any] = json.load(stored)
         bad = {int(index): str(reason) for index, reason in found["bad"]}
         shape, odd_shape = (tuple(map(int, s)) if s else None for s in (found["shape"], found["odd_shape"]))
-        sizes = np.array(found["sizes"], np.int32).reshape(count, 2)
+        sizes = np.zeros((count, 2), np.int32)
+        if shape:
+            sizes[:] = found["sizes"] or shape[:2]
+            sizes[list(bad)] = 0
         odd = None if found["odd"] is None else int(found["odd"])
         usable = found["count"] == count and all(0 <= i < count for i in [*bad, odd or 0])
         usable = usable and (shape is None or len(shape) == 3) and (odd is None) == (odd_shape is None)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError, IndexError):
         return None
     return Verdict(bad, shape, odd, odd_shape, sizes=sizes) if usable else None  # type: ignore[arg-type]  # `usable` has looked at them
 
 
 def _remember(file: os.PathLike[str], count: int, verdict: Verdict) -> None:
     words: dict[str, Any] = {"count": count, "bad": sorted(verdict.bad.items()), "shape": verdict.shape}
-    words |= {"odd": verdict.odd, "odd_shape": verdict.odd_shape, "sizes": [] if verdict.sizes is None else verdict.sizes.tolist()}
+    sizes = verdict.sizes.tolist() if verdict.sizes is not None and verdict.odd is not None else []  # all are those of `shape`
+    words |= {"odd": verdict.odd, "odd_shape": verdict.odd_shape, "sizes": sizes}
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not the run
         folder = os.path.dirname(file)
         os.makedirs(folder, exist_ok=True)
