@@ -61,7 +61,7 @@ def test_every_part_has_its_place_and_what_can_be_seen_is_shown(made: dict[str, 
 
 
 def test_every_link_leads_to_a_file_and_a_heading() -> None:
-    for page in [DOCS / "README.md", DOCS / "recipes.md", DOCS / "mining.md", *PAGES]:
+    for page in [DOCS / "README.md", DOCS / "recipes.md", DOCS / "mining.md", DOCS / "detection.md", *PAGES]:
         text = page.read_text(encoding="utf-8")
         for target in [*re.findall(r"\]\(([^)]*)\)", text), *re.findall(r'src="([^"]*)"', text)]:
             if not target.startswith("http"):

@@ -16,6 +16,7 @@ from trainrun.report.catalogue import options
 # Options of parts that cannot be written without, and have no value that goes without saying.
 TABLE: dict[tuple[str, str], dict[str, Any]] = {
     ("data", "folder"): {"root": "pictures", "size": 224},
+    ("data", "voc"): {"root": "VOCdevkit/VOC2007"},
     ("data", "photos10"): {"size": 10000, "validation_size": 2000},
     ("model", "timm/*"): {"name": "timm/resnet50d"},
     ("model", "alexnet"): {"name": "resnet18", "weights": "DEFAULT"},

@@ -17,7 +17,7 @@ from annotating import VOC, annotation, change, picture, voc_folder
 from PIL import Image
 
 from trainrun.errors import UserError
-from trainrun.parts.datasets import Data, voc, voc_xml
+from trainrun.parts.datasets import Data, verify, voc, voc_xml
 from trainrun.recipe.registry import registry
 
 voc_part = voc.voc
@@ -335,3 +335,15 @@ def test_a_fifo_is_no_annotation(tmp_path: Path) -> None:
     (root / "Annotations" / "one.xml").unlink()
     os.mkfifo(root / "Annotations" / "one.xml")
     assert "Annotations/one.xml: not a regular file" in refused(root)
+
+
+@pytest.mark.parametrize("sides", [VOC, {"train": [(f"p{n}", 12, 9, [("dog", 1, 1, 9, 9)]) for n in range(3)]}], ids=["unequal", "equal"])
+def test_sizes_are_remembered(tmp_path: Path, sides: Any) -> None:
+    root = voc_folder(tmp_path, sides)
+    files = [str(root / "JPEGImages" / f"{name}.png") for name, *_ in sides["train"]]
+    Path(files[1]).write_bytes(b"no picture")
+    verdicts = [verify.verify(files.__getitem__, len(files), "full", 3, None, "pillow", "digest", boxes=True) for _ in range(2)]
+    for verdict in verdicts:
+        assert verdict.sizes is not None and verdict.sizes.dtype == np.int32 and list(verdict.bad) == [1]
+        assert verdict.sizes.tolist() == [[height, width] if n != 1 else [0, 0] for n, (_, width, height, _) in enumerate(sides["train"])]
+    assert verdicts[0].pictures is verdicts[1].pictures is None

@@ -116,6 +116,7 @@ def test_texts_are_only_texts() -> None:
     assert (letters[0] == letters[1]).all() and letters[0].any()
     # Too long a name is shortened, and both so to the same.
     assert ((drawn(2)[:60] == COLOURS[2]).all(2) == (drawn(3)[:60] == COLOURS[3]).all(2)).mean() > 0.99
+    assert 150 < (drawn(2)[:60] == COLOURS[2]).all(2).any(0).sum() < 300
     for label in (4, -1):  # a label without a name
         assert (drawn(label) != 127).any()
 

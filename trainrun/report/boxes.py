@@ -35,7 +35,7 @@ def boxed(
     from PIL import Image, ImageDraw, ImageFont
 
     height, width = picture.shape[:2]
-    sheet = Image.fromarray(np.ascontiguousarray(picture).copy())
+    sheet = Image.fromarray(np.ascontiguousarray(picture))  # it is copied before it is drawn on
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(min(max(11, min(height, width) // 40), 40))
     order = range(len(boxes)) if scores is None else np.argsort(scores, kind="stable").tolist()

@@ -19,7 +19,6 @@ from trainrun.parts.datasets.splits import Data
 from trainrun.recipe.registry import part
 
 File = Annotated[str, Field(min_length=1)]
-Folder = Annotated[str, Field(description="Folder below the root in which this file's pictures are.")]
 _MOST_BYTES = 4 << 30
 _LONGEST = 200  # characters of a class's name
 _LONGEST_PATH = 4096  # bytes
@@ -33,9 +32,9 @@ def coco(
     train: Annotated[File, Field(description="Annotation file of the training pictures, below the root.")],
     validation: Annotated[File | None, Field(description="Annotation file of the validation pictures; null for none.")] = None,
     test: Annotated[File | None, Field(description="Annotation file of the test pictures; null for none.")] = None,
-    train_pictures: Folder = "",
-    validation_pictures: Folder = "",
-    test_pictures: Folder = "",
+    train_pictures: Annotated[str, Field(description="Folder below the root in which the training pictures are.")] = "",
+    validation_pictures: Annotated[str, Field(description="Folder below the root in which the validation pictures are.")] = "",
+    test_pictures: Annotated[str, Field(description="Folder below the root in which the test pictures are.")] = "",
     on_bad_box: OnBadBox = "error",
     on_bad_image: OnBadImage = "error",
     verify: Verify = "full",

@@ -40,8 +40,8 @@ def voc(
     """Pictures with boxes in the Pascal VOC layout: Annotations/NAME.xml, JPEGImages/NAME.jpg, and lists of names in ImageSets/Main.
 
     A list has one name a line. Pictures may have any suffix of a format that trainrun reads. xmin, ymin, xmax, ymax count pixels from 1 and
-    include the last: they become the edges xmin - 1, ymin - 1, xmax, ymax, so a box has the area that it covers (torchvision's reference
-    scripts do not subtract the 1). Boxes marked difficult are neither trained on nor counted in evaluation, as in the VOC challenge. A box of
+    include the last: they become the edges xmin - 1, ymin - 1, xmax, ymax, so a box has the area that it covers (torchvision's VOCDetection
+    gives them as they are). Boxes marked difficult are neither trained on nor counted in evaluation, as in the VOC challenge. A box of
     one pixel in width or height counts as degenerate: it is a slip of the hand. A box that reaches up to a pixel beyond its picture is
     cut. The picture's file is found by the name in the list; what an XML file says of its name, folder and path is not used. An XML file with
     a document type is refused. Source: Everingham et al. 2010, The Pascal Visual Object Classes (VOC) Challenge.
