@@ -173,6 +173,12 @@ def part_kind(at: Keys) -> str | None:
     return PARTS.get(at)
 
 
+def optional_part(at: Keys) -> bool:
+    """Whether nothing (null) can stand where a part goes."""
+    model: type[Options] = GROUPS[str(at[0])] if len(at) == 2 else Recipe
+    return type(None) in get_args(model.model_fields[str(at[-1])].annotation)
+
+
 def default_part(at: Keys) -> str | None:
     """The name of the part that stands at a path when nothing is written there."""
     model: type[Options] = GROUPS[str(at[0])] if len(at) == 2 else Recipe

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from trainrun.errors import Mistake
 from trainrun.recipe import words
 from trainrun.recipe.explain import mistakes_of, unknown_option
-from trainrun.recipe.layers import ANY, PART_LISTS, PARTS, Inner, Layer, default_part, parts_within
+from trainrun.recipe.layers import ANY, PART_LISTS, PARTS, Inner, Layer, default_part, optional_part, parts_within
 from trainrun.recipe.registry import PartNode, Registry
 from trainrun.recipe.yaml import Keys
 
@@ -27,6 +27,8 @@ def resolve_parts(layer: Layer, registry: Registry, mistakes: list[Mistake], com
         if not isinstance(parent, dict) or (key not in parent and default_part(at) is None):
             continue
         raw = parent[key] if key in parent else default_part(at)
+        if raw is None and optional_part(at):
+            continue
         parent[key] = _node(layer, registry, kind, raw, at, mistakes, complete)
     for name, kind in PART_LISTS.items():
         if isinstance(data.get(name), list):

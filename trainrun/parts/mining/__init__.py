@@ -1,5 +1,3 @@
-"""Mining: which of the examples at hand are trained on."""
+"""Mining: which examples are trained on. Importing this package registers every built-in part of the kind."""
 
-from trainrun.parts.mining import ohem_rois
-
-__all__ = ["ohem_rois"]
+from trainrun.parts.mining import ohem_rois  # noqa: F401
