@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import urllib.error
 import warnings
 from pathlib import Path
@@ -19,10 +20,10 @@ from torchvision.ops import FrozenBatchNorm2d
 from trainrun.errors import UserError
 from trainrun.parts.metrics import mean_average_precision
 from trainrun.parts.mining.ohem_rois import ohem_rois
-from trainrun.parts.models.detection import FIXED_SIZE, ONE_STAGE, TWO_STAGES
+from trainrun.parts.models.detection import ONE_STAGE, TWO_STAGES
 from trainrun.parts.models.nets import weights as files
 
-NAMES = TWO_STAGES + ONE_STAGE + FIXED_SIZE
+NAMES = [*TWO_STAGES, *ONE_STAGE, "ssdlite320_mobilenet_v3_large"]
 SMALL = "fasterrcnn_mobilenet_v3_large_320_fpn"
 
 
@@ -45,7 +46,7 @@ def norms(model: nn.Module) -> set[type]:
 
 def test_the_names_are_torchvisions() -> None:
     published = torchvision.models.list_models(module=torchvision.models.detection)
-    assert sorted(NAMES) == sorted(name for name in published if not name.startswith(("maskrcnn", "keypointrcnn")))
+    assert sorted(NAMES) == sorted(name for name in published if not name.startswith(("maskrcnn", "keypointrcnn", "ssd300")))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -80,7 +81,10 @@ def test_options_reach_torchvision() -> None:
     assert two.roi_heads.fg_bg_sampler.batch_size_per_image == 16
 
 
-@pytest.mark.parametrize(("name", "option"), [("retinanet_resnet50_fpn", "rois"), ("ssd300_vgg16", "min_size"), ("ssd300_vgg16", "norm")])
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [("retinanet_resnet50_fpn", "rois"), ("ssdlite320_mobilenet_v3_large", "min_size"), ("ssdlite320_mobilenet_v3_large", "norm")],
+)
 def test_what_a_network_does_not_have_is_refused(name: str, option: str) -> None:
     with pytest.raises(ValidationError, match=option):
         build(name, **{option: 64})
@@ -125,7 +129,7 @@ def test_with_weights_for_the_same_classes_it_is_torchvisions_network(name: str,
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in NAMES if n not in (SMALL, "ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_fpn", "ssd300_vgg16")]
+    "name", [n for n in NAMES if n not in (SMALL, "ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_fpn")]
 )
 def test_with_weights_the_same_layers_are_frozen_as_in_torchvision(name: str, coco: Any) -> None:
     with torch.device("meta"):
@@ -133,6 +137,15 @@ def test_with_weights_the_same_layers_are_frozen_as_in_torchvision(name: str, co
     assert kinds(ours) == kinds(theirs) and learning(ours) == learning(theirs)
     eps = [{m.eps for m in model.modules() if isinstance(m, (FrozenBatchNorm2d, nn.BatchNorm2d))} for model in (ours, theirs)]
     assert eps[0] == eps[1]
+
+
+def test_frozen_norms_are_those_that_weights_bring_along(coco: Any) -> None:
+    with torch.device("meta"):
+        whole = build("fasterrcnn_resnet50_fpn_v2", weights="COCO_V1", norm="frozen")
+        body = build("fasterrcnn_resnet50_fpn_v2", backbone_weights="IMAGENET1K_V2", norm="frozen")
+        batch = build("fasterrcnn_resnet50_fpn", weights="COCO_V1", norm="batch")
+    assert norms(whole) == norms(body.backbone.body) == {FrozenBatchNorm2d}
+    assert norms(body.backbone.fpn) == norms(body.roi_heads) == norms(batch) == {nn.BatchNorm2d}
 
 
 @pytest.mark.parametrize("layers", [0, 1, 4, 5, 6, None])
@@ -171,7 +184,7 @@ def test_for_other_classes_the_head_alone_is_drawn_anew(name: str, heads: tuple[
     assert {next(head for head in heads if head in key) for key in changed} == set(heads)
 
 
-@pytest.mark.parametrize("name", ["retinanet_resnet50_fpn_v2", "fcos_resnet50_fpn", "ssd300_vgg16", "fasterrcnn_resnet50_fpn_v2"])
+@pytest.mark.parametrize("name", ["retinanet_resnet50_fpn_v2", "fcos_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2"])
 def test_every_family_takes_weights_of_other_classes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.device("meta"):
         state = build(name, classes=9).state_dict()
@@ -239,6 +252,27 @@ def test_no_network_says_where_the_file_goes(monkeypatch: pytest.MonkeyPatch) ->
         build(SMALL, weights="DEFAULT")
     with pytest.raises(UserError, match=r"cannot download https://\S+\.pth .*put it at .*checkpoints/mobilenet_v3_large"):
         build(SMALL, backbone_weights="DEFAULT")
+
+
+@pytest.mark.parametrize("name", ["tiny_fasterrcnn", SMALL, "retinanet_resnet50_fpn", "fcos_resnet50_fpn", "ssdlite320_mobilenet_v3_large"])
+def test_under_autocast_places_are_in_float32(name: str) -> None:
+    torch.manual_seed(0)
+    given: dict[str, Any] = {"anchors": [256, 300]} if name == "tiny_fasterrcnn" else {} if name.startswith("ssd") else {"min_size": 320}
+    model = copy.deepcopy(build(name, score_threshold=0.0, **given))  # as the average of the weights is made
+    anchors: list[torch.Tensor] = []
+    (model.rpn if hasattr(model, "rpn") else model).anchor_generator.register_forward_hook(lambda *call: anchors.append(call[-1][0]))
+    images, targets = rectangles(2, 320)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model(images, targets)
+        with torch.no_grad():
+            found = model.eval()(images)[0]
+    sum(losses.values()).backward()
+    assert all(parameter.grad is not None and parameter.grad.dtype == torch.float32 for parameter in model.parameters())
+    for places in (found["boxes"], found["scores"]):
+        assert places.dtype == torch.float32 and len(places) and (places != places.bfloat16().float()).any()
+    with torch.no_grad():
+        model(images)
+    assert torch.equal(anchors[1], anchors[2])  # with autocast and without
 
 
 def test_nothing_is_warned_of() -> None:

@@ -3,7 +3,8 @@
 A detector is called as torchvision's are. In training `model(images, targets)`, with a list of float pictures [C, height, width] and for each
 a dict of boxes (float32 [n, 4] in pixels: left, top, right, bottom) and labels (int64 [n], 1 to `classes`), returns a dict of scalar losses;
 in evaluation `model(images)` returns for each picture boxes [n, 4], labels [n] (1 to `classes`) and scores [n]. Class 0 is background.
-Pictures come as `normalize` made them: the scaling that torchvision builds into its detectors is taken out.
+Pictures come as `normalize` made them: the scaling that torchvision builds into its detectors is taken out. Under autocast boxes and
+scores are in float32 all the same.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ TWO_STAGES = [
     "fasterrcnn_resnet50_fpn_v2",
 ]
 ONE_STAGE = ["retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2", "fcos_resnet50_fpn"]
-FIXED_SIZE = ["ssdlite320_mobilenet_v3_large", "ssd300_vgg16"]
 
 Weights = Annotated[
     str | None,
@@ -147,9 +147,8 @@ def one_stage(
     )  # fmt: skip
 
 
-@part("model", names=FIXED_SIZE, task="detection", memory_format="channels_last")
-def ssd(
-    name: str,
+@part("model", task="detection", memory_format="channels_last", batch_norm=lambda options: True)
+def ssdlite320_mobilenet_v3_large(
     shape: tuple[int, int, int],
     classes: int,
     *,
@@ -158,20 +157,19 @@ def ssd(
     nms_iou: NmsIou = None,
     detections: Detections = None,
 ) -> nn.Module:
-    """torchvision's {name}, a detector of one stage that scales every picture to one square.
+    """torchvision's ssdlite320_mobilenet_v3_large, a detector of one stage that scales every picture to 320 x 320.
 
     Built for pictures of shape[0] channels and `classes` classes besides background. Options that are null are torchvision's own. All
-    layers learn; ssdlite320 has batch norm, ssd300 no norm at all, which from scratch learns with difficulty.
+    layers learn, with batch norm over the few pictures of a micro-batch, of which there must be two, because the last maps are a pixel wide.
     weights: where the number of classes differs, the last convolution of each map under head.classification_head is drawn anew, and nothing else.
-    Published weights expect `normalize` with mean [0.5] and std [0.5] for ssdlite320, and with mean [0.48235, 0.45882, 0.40784] and
-    std [0.00392157] for ssd300. They are downloaded once, checked by hash and read as tensors only.
+    Published weights expect `normalize` with mean [0.5] and std [0.5]. They are downloaded once, checked by hash and read as tensors only.
     Errors (UserError): unknown weights, no network, a file that does not fit.
-    Sources: Liu et al. 2016, SSD; Howard et al. 2019, MobileNetV3, section 6.3; https://docs.pytorch.org/vision/stable/models/ssd.html
+    Sources: Liu et al. 2016, SSD; Howard et al. 2019, MobileNetV3, section 6.3; https://docs.pytorch.org/vision/stable/models/ssdlite.html
     """
     from trainrun.parts.models.nets.detectors import build
 
     return build(
-        name, shape, classes, weights, None, None, None,
+        "ssdlite320_mobilenet_v3_large", shape, classes, weights, None, None, None,
         score_thresh=score_threshold, nms_thresh=nms_iou, detections_per_img=detections,
     )  # fmt: skip
 

@@ -15,6 +15,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from trainrun.errors import UserError
 from trainrun.parts.models.nets import weights as files
+from trainrun.parts.models.nets.float32 import keep_places
 from trainrun.parts.models.nets.from_torchvision import for_channels, published
 
 Norm = Literal["batch", "frozen", "group"]
@@ -25,7 +26,6 @@ HEADS = {
     "retinanet": ["head.classification_head.cls_logits"],
     "fcos": ["head.classification_head.cls_logits"],
     "ssdlite320": [f"head.classification_head.module_list.{n}.1" for n in range(6)],
-    "ssd300": [f"head.classification_head.module_list.{n}" for n in range(6)],
 }
 # torchvision trained these with batch norm that adds nothing to the variance, and sets it so when it loads them.
 WITHOUT_EPS = ("fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn")
@@ -81,6 +81,7 @@ def build(
                     module.eps = 0.0
     if started and not name.startswith("ssd"):
         _freeze(model, name, 3 if trainable_layers is None else trainable_layers)
+    keep_places(model)
     return model
 
 

@@ -15,6 +15,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
 
 from trainrun.errors import UserError
+from trainrun.parts.models.nets.float32 import keep_places
 
 # The side of what is cut out of the map for a box.
 _POOLED = 7
@@ -88,4 +89,5 @@ def build(
     )
     scaling = AsTheyAre if min_size is None else GeneralizedRCNNTransform
     model.transform = scaling(min_size or 1, max_size or 10_000, plain, unit, size_divisible=2**depth)
+    keep_places(model)
     return model
