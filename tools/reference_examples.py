@@ -50,6 +50,8 @@ TABLE: dict[tuple[str, str], dict[str, Any]] = {
 GROUP_NEEDS: dict[tuple[str, str], Any] = {("schedule", "lr"): 0.1}
 # What the examples are laid over to be tried: small real pictures, nothing that could contradict them.
 GROUND = ("photos10", ["data={name: photos10, size: 1000, crop: 64}", "augment=[]", "epochs=100", "optimizer=sgd", "schedule={lr: 0.1}"])
+# And what a detector, its data or its mining stand beside.
+DETECTION = {"data": "data={name: voc, root: VOCdevkit/VOC2007}", "model": "model=tiny_fasterrcnn"}
 _DURATION = re.compile(r"^a duration")
 _IN_DOCSTRING = re.compile(r"^Example: *(.*)$", re.MULTILINE)
 
@@ -61,10 +63,11 @@ class NoExample(Exception):
 def example(part: Part) -> tuple[str, Loaded]:
     """Fields of a recipe as one line of YAML, and the recipe that they make over the ground."""
     refused = ""
+    beside = [words for kind, words in DETECTION.items() if part.facts.get("task") == "detection" and kind != part.kind]
     for fields in _candidates(part):
         over = [f"{key}={yaml.flow(value)}" for key, value in fields.items()]
         try:
-            return "\n".join(f"{key}: {yaml.flow(value)}" for key, value in fields.items()), load(GROUND[0], [*GROUND[1], *over])
+            return "\n".join(f"{key}: {yaml.flow(value)}" for key, value in fields.items()), load(GROUND[0], [*GROUND[1], *beside, *over])
         except RecipeError as error:
             refused = refused or f" ({', '.join(over)} is refused: {error.mistakes[0].message})"
     raise wanted(part, refused)
