@@ -36,7 +36,8 @@ class Batch:
     epoch that they are drawn for.
     whole: pictures of the step that they belong to, over all micro-batches and processes. visits: int64 [B], how often each came before
     in this epoch; None where a picture comes once only. everyone: int64 [whole] on the CPU, the ids of the step's whole batch in its order;
-    None where nobody asks for them. boxes: those of each picture, in detection data only.
+    None where nobody asks for them. boxes: those of each picture, in detection data only; they are moved on the CPU, so `ids` and `visits`
+    are there too.
     """
 
     images: Any
@@ -102,12 +103,16 @@ class Feed(abc.ABC):
 
         visits: as in `Batch`, for each batch, on the CPU. training: whether they are for `Inputs` in training.
         """
-        times = [None] * len(batches) if visits is None else [piece.to(self.device, non_blocking=True) for piece in visits]
+        times = [None] * len(batches) if visits is None else visits
         for ids, whole, images, which in zip(batches, wholes, self.fetch(batches, epoch, visits, training), times, strict=True):
             there = ids.to(self.device, non_blocking=True)
-            boxes = None if self.split.boxes is None else [self.split.boxes[sample] for sample in ids.tolist()]
-            pictures = images.permute(0, 3, 1, 2) if boxes is None else self._apart(images, ids)
-            yield Batch(pictures, self.labels[there], there, epoch, whole, which, boxes=boxes)
+            labels = self.labels[there]
+            if self.split.boxes is None:
+                again = None if which is None else which.to(self.device, non_blocking=True)
+                yield Batch(images.permute(0, 3, 1, 2), labels, there, epoch, whole, again)
+            else:
+                boxes = [self.split.boxes[sample] for sample in ids.tolist()]
+                yield Batch(self._apart(images, ids), labels, ids, epoch, whole, which, boxes=boxes)
 
     def _apart(self, levels: torch.Tensor, ids: torch.Tensor) -> list[torch.Tensor]:
         """Pictures of their own sizes, uint8 [C, H, W], from their levels one after the other."""
