@@ -75,7 +75,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, values: list[tuple[float, float]])
 def test_early_stopping_watches_average_precision(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopping: dict[str, Any], best: int, steps: int
 ) -> None:
-    scripted(monkeypatch, [(0.1, 0.1), (0.4, 0.2), (0.3, 0.5), (0.3, 0.4), (0.2, 0.4), (0.2, 0.3), (0.9, 0.9)])
+    scripted(monkeypatch, [(0.1, 0.1), (0.4, 0.2), (0.3, 0.5), (0.3, 0.4), (0.6, 0.4), (0.2, 0.3), (0.9, 0.9)])
     out = f"stopped{best}"
     result = launched(home, out, epochs=7, early_stopping=stopping, checkpoint={"every": "60s"})
     assert (result["stop"], result["steps"], result["best"]["step"]) == ("early_stopping", steps, best)
