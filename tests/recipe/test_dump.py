@@ -106,6 +106,7 @@ PARTS: dict[str, list[str]] = {
     "precision": ["auto", "fp32", "bf16"],
     "compile": ["on", "off"],
     "seed": ["0", "4294967295", "0x10"],
+    "mining": ["null", "{name: ohem, keep: 0.5, start: 10%, ramp: 20st}", "{name: ohem, ratio: 3, within: negatives, negative_class: '1'}"],
     "sampler": ["label_shuffle", "{name: weighted, weights: {cat: 2, '1': 0.5}}", "{name: subset, fraction: 0.1}"],
     "batch_size": ["1", "128", "1000000", "full"],
     "name": ["'1e3'", "'007'", "a.b-c_d", "'true'", "'0x1'", "'2026-01-01'"],
