@@ -122,7 +122,8 @@ def test_a_dumped_recipe_loads_as_the_same_recipe() -> None:
         try:
             first = loaded("".join(f"{key}: {value}\n" for key, value in chosen.items()))
         except RecipeError as error:
-            assert "early_stopping.patience" in str(error)  # the one contradiction these choices can hold
+            # The contradictions that these choices can hold.
+            assert any(words in str(error) for words in ("early_stopping.patience", "mining: has no effect with batch_size: 1"))
             continue
         good += 1
         for text in (dump(first.recipe), dump(first.recipe, first.sources)):
