@@ -15,6 +15,7 @@ from trainrun.engine import clock as clock_module
 from trainrun.engine.clock import Clock
 from trainrun.engine.fit import train_step
 from trainrun.engine.launch import launch
+from trainrun.engine.mining import KeepAll
 from trainrun.engine.state import Plan, State
 from trainrun.engine.teller import Teller
 from trainrun.recipe.load import load
@@ -54,7 +55,7 @@ class Run(SimpleNamespace):
 
 def begin(folder: Path, step: int = 0, seconds: float = 0.0) -> tuple[Any, Teller]:
     """A run at a step, with the seconds that it took so far."""
-    run = Run(plan=PLAN, state=State(step=step), clock=Clock(), schedule=lambda step: 0.1 * (step + 1))
+    run = Run(plan=PLAN, state=State(step=step), clock=Clock(), schedule=lambda step: 0.1 * (step + 1), miner=KeepAll())
     run.clock.total = seconds
     teller = Teller(run, Journal(folder), Console(io.StringIO()))  # type: ignore[arg-type]  # it looks like a Run
     run.clock.start()

@@ -6,7 +6,7 @@ import math
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,6 +121,8 @@ def hardest(
                 trained = reopen(run, overrides, allow_plugins=allow_plugins, checkpoint=checkpoint)
             everyone = np.arange(len(trained.data.train))
             if by == "loss":
+                if trained.kept is not None and len(trained.kept) != len(everyone):  # notes of other pictures
+                    trained = replace(trained, kept=None, last_loss=None)
                 losses, predicted = judge(trained, everyone, world, signals)
                 order = np.argsort(-np.nan_to_num(losses, nan=np.inf), kind="stable")
                 ids = order[:top]
