@@ -311,7 +311,7 @@ def test_no_value_is_read_between_log_lines(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("more", [{}, {"within": "class", "by": "margin"}], ids=["all", "class"])
 def test_no_value_is_asked_for_in_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]) -> None:
-    monkeypatch.setattr("trainrun.engine.feed.free_memory", lambda device: 1 << 30)
+    monkeypatch.setattr("trainrun.engine.resident.free_memory", lambda device: 1 << 30)
     normalize = {"name": "normalize", "mean": [0.5], "std": [0.25]}
     run, _ = made(tmp_path, META, epochs=5, log={"every": "3st"}, micro_batch=4, augment=[normalize], mining={"name": "ohem", "keep": 0.5, **more})
     with pytest.raises((RuntimeError, NotImplementedError), match="meta"):

@@ -64,7 +64,7 @@ def labels_are_not_boxes(sense: Sense) -> Iterator[Fault]:
         yield "sampler", f"{chosen.name} goes by labels of whole pictures; expected shuffle, sequential or subset with stratified: false", None
     if recipe.schedule.warmup.options.get("until_train_error") is not None:
         yield "schedule.warmup.until_train_error", "detection has no training error; write for: and a duration", None
-    if sense.wrote("loss"):
+    if any(sense.wrote("loss", option) for option in ("name", *recipe.loss.options)):
         yield "loss", f"has no effect: {recipe.model.name} has a loss of its own", None
     if _fact(sense, recipe.initializer, "data"):
         yield "initializer", f"{recipe.initializer.name} looks at pictures of one size; expected one that does not, such as default", None
