@@ -191,7 +191,7 @@ def test_a_batch_without_a_box_teaches_background(home: Path) -> None:
     """Every picture by itself, one of which has no box."""
     assert rectangles.drawn(0, "train", 1)[1] == []
     for mining in (None, OHEM):
-        run, noted = trained(home, batch_size=1, epochs=1, mining=mining)
+        _, noted = trained(home, batch_size=1, epochs=1, mining=mining)
         assert math.isfinite(noted.said[-1][2]["train_loss"])
 
 
