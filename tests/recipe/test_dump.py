@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,9 @@ def test_a_resolved_recipe_has_no_settings_without_effect() -> None:
     assert loaded(dump(first.recipe)).recipe == first.recipe
     with pytest.raises(RecipeError, match=r"checkpoint.keep: has no effect"):
         loaded(dump(first.recipe), "checkpoint.keep=3")
+    # That of a run older than a field, which is off without a word, is read as before.
+    older = re.sub(r"^(mining|clip): null\n", "", dump(first.recipe), flags=re.MULTILINE)
+    assert loaded(older).recipe == first.recipe and older != dump(first.recipe)
 
 
 @pytest.mark.parametrize(
