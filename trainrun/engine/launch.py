@@ -56,8 +56,11 @@ def launch(
             before = world.first(lambda: directory.unfinished(loaded.recipe.name, out, resume))
             if before:
                 world.first(lambda: stack.enter_context(directory.claim(before)))
-            with signals.at_once():
-                data = open_data(loaded.recipe.data)
+            try:
+                with signals.at_once():
+                    data = open_data(loaded.recipe.data)
+            except UserError as error:
+                raise loaded.located(error) from None
             recipe, _ = settle(loaded.recipe, world, data.train)
             _check(loaded, recipe, data)
             if before:
@@ -99,10 +102,7 @@ def _check(loaded: Loaded, recipe: Recipe, data: Data) -> None:
     try:
         make_rule(recipe, data, registry)
     except UserError as error:
-        field, _, what = str(error).partition(": ")
-        if not field.startswith("mining"):
-            raise
-        raise RecipeError([loaded.mistake(field, what)]) from None
+        raise loaded.located(error) from None
 
 
 def _in_directory(
