@@ -7,9 +7,9 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from trainrun.engine import directory
 from trainrun.engine.checkpoint import Checkpoints, Snapshot
@@ -17,13 +17,13 @@ from trainrun.engine.cut import make_cut
 from trainrun.engine.ending import Call, end, explain, finished, record, stopped
 from trainrun.engine.fit import fit
 from trainrun.engine.keeper import Keeper
-from trainrun.engine.mining import make_rule
 from trainrun.engine.run import Run, build, closing, open_data, seen_shape, settle
 from trainrun.engine.sampling import advice
 from trainrun.engine.signals import Interrupted, Signals
 from trainrun.engine.teller import Teller
 from trainrun.errors import OutOfMemory, RecipeError, Stopped, UserError
 from trainrun.parts.datasets.splits import Data
+from trainrun.parts.mining import make_rule
 from trainrun.parts.optimizers import summary
 from trainrun.recipe.dump import dump
 from trainrun.recipe.load import Loaded, load
@@ -32,6 +32,8 @@ from trainrun.recipe.schema import Recipe
 from trainrun.report.console import Console
 from trainrun.report.journal import Journal
 from trainrun.world import World, enter
+
+T = TypeVar("T")
 
 
 def launch(
@@ -57,7 +59,7 @@ def launch(
             if before:
                 world.first(lambda: stack.enter_context(directory.claim(before)))
             with signals.at_once():
-                data = open_data(loaded.recipe.data)
+                data = _at_its_place(loaded, "data", lambda: open_data(loaded.recipe.data))
             recipe, _ = settle(loaded.recipe, world, data.train)
             _check(loaded, recipe, data)
             if before:
@@ -96,11 +98,16 @@ def _check(loaded: Loaded, recipe: Recipe, data: Data) -> None:
         if idle:
             what = f"data {recipe.data.name} has no validation pictures, so this has no effect; expected it to be left out"
             raise RecipeError([loaded.mistake(path, what) for path in idle])
+    _at_its_place(loaded, "mining", lambda: make_rule(recipe.mining, data.classes, data.train.labels, registry))
+
+
+def _at_its_place(loaded: Loaded, part: str, call: Callable[[], T]) -> T:
+    """What the call gives; a UserError that begins with an option of the part is raised as a mistake at its place in the file."""
     try:
-        make_rule(recipe, data, registry)
+        return call()
     except UserError as error:
         field, _, what = str(error).partition(": ")
-        if not field.startswith("mining"):
+        if field.partition(".")[0] != part or field == part or " " in field:
             raise
         raise RecipeError([loaded.mistake(field, what)]) from None
 
@@ -135,6 +142,7 @@ def _in_directory(
             if snapshot:
                 run.keeper.restore(snapshot)
             world.first(lambda: _room(run, where))
+            world.first(lambda: _mend(run, where, console))
             if world.main:
                 journal = Journal(where, snapshot.values["journal"] if snapshot else 0, tensorboard=recipe.log.tensorboard, step=run.state.step, warn=console.warn)
                 run.teller = Teller(run, journal, console)
@@ -221,6 +229,13 @@ def _room(run: Run, where: Path) -> None:
         )
 
 
+def _mend(run: Run, where: Path, console: Console) -> None:
+    """Write what mining keeps in files of its own, and tell of those that are damaged."""
+    with directory.writing(where):
+        for line in run.miner.mend(where):
+            console.warn(line)
+
+
 def _header(run: Run, console: Console, where: Path, snapshot: Snapshot | None) -> None:
     recipe, world, plan = run.recipe, run.world, run.plan
     parameters = sum(p.numel() for p in run.model.parameters())
@@ -242,6 +257,8 @@ def _header(run: Run, console: Console, where: Path, snapshot: Snapshot | None) 
     if recipe.mining:
         told = [f"{name} {value}" for name, value in recipe.mining.options.items() if value is not None]
         console.say(f"  mining      {recipe.mining.name}: {', '.join(told)}")
+        for line in run.miner.told():
+            console.say(f"              {line}")
     console.say(
         f"  batch       {plan.batch_size} = {run.micro_batch_size} x {accumulation} x {world.size} (micro-batch x accumulation x processes)"
     )
