@@ -70,6 +70,11 @@ def file_of(run: Path, number: int) -> Path:
     return run / FOLDER / f"{number:03d}.safetensors"
 
 
+def numbers(run: Path) -> list[int]:
+    """The rounds of which a run directory has a file, rising; none where the run does not mine so."""
+    return sorted(int(file.stem) for file in (run / FOLDER).glob("[0-9]*.safetensors") if file.stem.isdecimal())
+
+
 def read_round(file: Path) -> Round:
     """A round from its file; raises Damaged, naming it, where it cannot be read or does not match its checksum."""
     try:

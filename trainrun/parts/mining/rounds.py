@@ -66,10 +66,12 @@ class Rounds:
         if first >= negatives:
             have = f"{first:,} negatives, and the data has {negatives:,}"
             raise UserError(f"mining.start_with: {self.start_with} is {have}, so that none is left to mine; write less, or mining: null")
-        most = negatives if self.pool is None else self._count("pool", positives, negatives)
-        if most <= add:
-            raise UserError(f"mining.pool: {most:,} negatives are scored and mining.add takes {add:,}, so that nothing is chosen; write a larger pool")
         left, pools, added = negatives - first, [], []
+        if add >= left:
+            raise UserError(f"mining.add: {self.add} is {add:,} negatives, and {left:,} are left after the start, so that nothing is chosen; write less")
+        most = left if self.pool is None else self._count("pool", positives, negatives)
+        if most <= add:
+            raise UserError(f"mining.pool: {self.pool} is {most:,} negatives, of which mining.add takes {add:,}, so that nothing is chosen; write more")
         for number in range(1, self.rounds + 1):
             if not left:
                 raise UserError(f"mining.rounds: all {negatives:,} negatives are active after round {number - 1}; write rounds: {number - 1}, or a smaller add")
