@@ -108,6 +108,7 @@ class Bootstrap(KeepAll):
         self.sampler, self.rule, self.plan, self.world = sampler, sampler.rule, plan, world
         self.scores: list[torch.Tensor] = []  # float32, of what each round added
         self._unwritten = {0}
+        self._resumed = False
 
     @property
     def done(self) -> int:
@@ -175,7 +176,7 @@ class Bootstrap(KeepAll):
         if not torch.equal(first, self.sampler.added[0]):
             raise AssertionError("the run began with other negatives")
         self.sampler.begin()
-        self.scores, self._unwritten = [], {0}
+        self.scores, self._unwritten, self._resumed = [], {0}, True
         for ids, scores in zip(added, tensors["mining.scores"].split([len(ids) for ids in added]), strict=True):
             self._add(ids, scores)
 
@@ -191,17 +192,14 @@ class Bootstrap(KeepAll):
     def mend(self, run: Path) -> list[str]:
         told = []
         for number in sorted(self._unwritten):
-            file = file_of(run, number)
-            if not file.exists():
-                continue
+            file, what = file_of(run, number), "differs from what the checkpoint holds"
             try:
-                found, what = read_round(file), "differs from what the checkpoint holds"
+                if read_round(file).about == self._round(number).about:
+                    self._unwritten.discard(number)
+                    continue
             except Damaged as error:
-                found, what = None, str(error).removeprefix(f"{file} ")
-            ours = self._round(number)
-            if found is not None and found.about == ours.about:
-                self._unwritten.discard(number)
-            else:
+                what = str(error).removeprefix(f"{file} ") if file.exists() else "is missing"
+            if file.exists() or self._resumed:
                 told.append(f"{file} {what}; it is written anew from the checkpoint, which costs no step")
         self.write(run, 0)
         return told
