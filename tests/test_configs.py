@@ -56,6 +56,7 @@ def test_a_config_makes_two_steps_on_made_up_data_of_its_shape(name: str, tmp_pa
     else:
         shape, classes = SHAPES[recipe.data.name]
         data = {"name": "synthetic", "shape": shape, "classes": classes, "size": 50, "validation": 0.2}
+        data |= {"one_against_rest": "class 3"} if recipe.data.one_against_rest else {}
         short += [f"data={json.dumps(data)}", "batch_size=16"]
     result = launch(load(name, short), out=tmp_path / "run", quiet=True)
     assert (result["stop"], result["steps"]) == ("stop_at", 2)

@@ -277,6 +277,8 @@ def last_batch_has_statistics(sense: Sense) -> Iterator[Fault]:
     batch_norm, length = _fact(sense, model, "batch_norm"), _fact(sense, sampler, "length")
     if batch == "full" or batch == 1 or pictures is None or not length or not batch_norm or not batch_norm(model.options):
         return
+    if sense.recipe.mining and _fact(sense, sense.recipe.mining, "offline"):  # then an epoch is as long as the set that it begins with
+        return
     samples = length(sampler.options, pictures)
     if 1 in pieces(samples, batch):
         left = f"{samples} pictures an epoch in batches of {batch} leave 1 for the last, too few for the batch norm of {model.name}"
