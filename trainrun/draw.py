@@ -64,6 +64,11 @@ class Draw:
         """The same samples with the stream of another purpose, a key as `key` makes it."""
         return Draw(self.base, purpose, self.epoch, self.seed, self.ids)
 
+    def to(self, device: torch.device) -> Draw:
+        """The same numbers, to be drawn on another device."""
+        ids = None if self.ids is None else self.ids.to(device, non_blocking=True)
+        return replace(self, base=self.base.to(device, non_blocking=True), ids=ids)
+
     def lasting(self) -> Draw:
         """The same samples and purpose with numbers that do not change from epoch to epoch; only of draws made by `draws`."""
         assert self.ids is not None

@@ -15,7 +15,7 @@ from feeds import COUNT, CPU, Noted, options, read, split_of
 from PIL import Image
 
 from trainrun.engine import decoded
-from trainrun.engine.feed import Resident, open_feed
+from trainrun.engine.resident import Resident, open_feed
 from trainrun.parts.datasets import folder
 
 

@@ -14,8 +14,9 @@ from PIL import Image
 
 import trainrun.parts  # noqa: F401 - registers the augmentations
 from trainrun.draw import order
-from trainrun.engine.feed import Batch, Resident, default_workers, open_feed
+from trainrun.engine.feed import Batch
 from trainrun.engine.inputs import make_inputs
+from trainrun.engine.resident import Resident, default_workers, open_feed
 from trainrun.errors import UserError
 from trainrun.parts.augmentations import Statistics
 from trainrun.parts.datasets import folder
@@ -91,7 +92,7 @@ def test_what_is_resident(resident: str, room: int, expected: bool) -> None:
 
 
 def test_resident_by_order_must_fit_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainrun.engine.feed.free_memory", lambda device: COUNT * 90 - 1)
+    monkeypatch.setattr("trainrun.engine.resident.free_memory", lambda device: COUNT * 90 - 1)
     with pytest.raises(UserError, match="data.resident is yes, but .* set data.resident=auto"):
         open_feed(split_of(), options(resident="yes"), CPU, 0)
 

@@ -188,7 +188,7 @@ META = World(torch.device("meta"))
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_the_loop_first_asks_for_a_value_where_it_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str) -> None:
-    monkeypatch.setattr("trainrun.engine.feed.free_memory", lambda device: 1 << 30)  # of a device that has no memory either
+    monkeypatch.setattr("trainrun.engine.resident.free_memory", lambda device: 1 << 30)  # of a device that has no memory either
     run, noted = made(
         tmp_path, META, epochs=5, log={"every": "3st"}, micro_batch=4, clip=1.0, ema={"decay": 0.9}, optimizer=optimizer,
         augment=[{"name": "random_crop", "padding": 1}, "horizontal_flip", {"name": "normalize", "mean": [0.5], "std": [0.25]}],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import itertools
 import json
 from collections.abc import Callable
@@ -310,7 +311,7 @@ def test_no_value_is_read_between_log_lines(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("more", [{}, {"within": "class", "by": "margin"}], ids=["all", "class"])
 def test_no_value_is_asked_for_in_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]) -> None:
-    monkeypatch.setattr("trainrun.engine.feed.free_memory", lambda device: 1 << 30)
+    monkeypatch.setattr("trainrun.engine.resident.free_memory", lambda device: 1 << 30)
     normalize = {"name": "normalize", "mean": [0.5], "std": [0.25]}
     run, _ = made(tmp_path, META, epochs=5, log={"every": "3st"}, micro_batch=4, augment=[normalize], mining={"name": "ohem", "keep": 0.5, **more})
     with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
@@ -360,6 +361,24 @@ def test_a_class_without_training_pictures_is_no_negative_class(tmp_path: Path) 
     few = {"name": "synthetic", "shape": [1, 6, 6], "classes": 9, "size": 6, "validation": 0}
     with pytest.raises(UserError, match="the data has no training pictures of class 'class 8'"):
         made(tmp_path, data=few, batch_size=4, mining={"name": "ohem", "keep": 0.5, "within": "negatives", "negative_class": "class 8"})
+
+
+def test_a_disk_without_room_for_the_ledger_costs_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: Any, **__: Any) -> bytes:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("trainrun.engine.mining.os.fsync", full)
+    miner = made(tmp_path, **FIELDS)[0].miner
+    with pytest.raises(OSError):
+        miner.write(tmp_path, 3)
+    assert not list(tmp_path.glob("*ledger*")) and not list(tmp_path.glob(".*ledger*"))
+    monkeypatch.undo()
+    monkeypatch.setattr(Miner, "write", full)
+    result = launched(tmp_path, "run", **FIELDS)
+    assert result["stop"] == "epochs" and "the ledger cannot be written to" in capsys.readouterr().err
+    assert "mining.kept" in Checkpoints(Path(result["run"])).named("last").tensors
 
 
 def test_the_file_is_free_of_pickle_and_says_its_step(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def test_batch_10_is_5_times_2(tmp_path: Path, optimizer: str) -> None:
 def test_no_optimizer_waits_for_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str) -> None:
     """On a device that has no values whatever would wait for one raises: the first to do so is the log line at step 3."""
     wanted(optimizer)
-    monkeypatch.setattr("trainrun.engine.feed.free_memory", lambda device: 1 << 30)  # of a device that has no memory either
+    monkeypatch.setattr("trainrun.engine.resident.free_memory", lambda device: 1 << 30)  # of a device that has no memory either
     groups = [{"match": "6.*", "lr_scale": 2}]
     run, noted = made(
         tmp_path, World(torch.device("meta")), log={"every": "3st"}, clip=1.0, optimizer={"name": optimizer, "groups": groups}

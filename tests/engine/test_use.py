@@ -19,11 +19,15 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 import trainrun.parts  # noqa: F401  # registers the built-in parts
 from trainrun.cli import main
+from trainrun.engine.feed import Batch
 from trainrun.engine.launch import launch
+from trainrun.engine.tasks import ByClass, Classification
 from trainrun.engine.use import evaluate_run, predict
 from trainrun.errors import UserError
 from trainrun.recipe.load import load
+from trainrun.world import World
 
+CPU = World(torch.device("cpu"))
 SIDE = 16
 CLASSES = ["\x1b[31mdog", "[red]cat", "fox"]  # as folders
 NAMES = [r"\x1b[31mdog", "[red]cat", "fox"]  # as text, in the order of the labels
@@ -225,8 +229,8 @@ def test_names_from_data_are_text_on_the_terminal(home: Path, capsys: pytest.Cap
 
 
 def test_a_class_without_pictures_has_no_accuracy() -> None:
-    from trainrun.engine.use import ByClass
-
-    counted = ByClass(lambda logits, labels: logits.sum(1), 3, torch.device("cpu"))
-    losses = counted(torch.tensor([[9.0, 0, 0], [9, 0, 0], [0, 9, 0]]), torch.tensor([0, 2, 2]))
-    assert counted.counts.tolist() == [[1, 0, 2], [1, 0, 0]] and losses.tolist() == [9, 9, 9]
+    counted = ByClass(Classification(lambda logits, labels: logits.sum(1)), CPU, 3)
+    logits, labels = torch.tensor([[9.0, 0, 0], [9, 0, 0], [0, 9, 0]]), torch.tensor([0, 2, 2])
+    counted.add(lambda images: images, logits, labels, Batch(logits, labels, torch.arange(3), 0, 3))
+    assert counted.figures(CPU, 3) == {"val_loss": 9.0, "val_accuracy": 1 / 3}
+    assert counted.counts.tolist() == [[1, 0, 2], [1, 0, 0]]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from trainrun.engine.feed import open_feed
 from trainrun.engine.inputs import statistics
+from trainrun.engine.resident import open_feed
 from trainrun.engine.run import open_data, settle
 from trainrun.recipe.load import load
 from trainrun.recipe.schema import Recipe

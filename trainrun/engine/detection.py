@@ -46,30 +46,40 @@ class BoxedInputs(Inputs):
         images, targets = [], []
         for n, (image, boxes) in enumerate(zip(batch.images, batch.boxes, strict=True)):
             visits = None if batch.visits is None else batch.visits[n : n + 1]
-            draw = draws(self.seed, batch.epoch, batch.ids[n : n + 1], visits)
-            seen, target = self.boxed(image[None], target_of(boxes, image.device), draw, training)
-            images.append(seen[0])
-            targets.append({name: value[~target["ignored"]] for name, value in target.items()} if training else target)
+            target = target_of(boxes)
+            if training:
+                target = _only(target, ~target["ignored"])
+            seen, target = self.boxed(image, target, draws(self.seed, batch.epoch, batch.ids[n : n + 1], visits), training)
+            images.append(seen)
+            targets.append({name: value.to(image.device, non_blocking=True) for name, value in target.items()})
         return images, targets
 
-    def boxed(self, images: torch.Tensor, target: Target, draw: Draw, training: bool) -> tuple[torch.Tensor, Target]:
-        """One picture, uint8 [1, C, H, W] to float32, with what is left of its boxes."""
+    def boxed(self, image: torch.Tensor, target: Target, draw: Draw, training: bool) -> tuple[torch.Tensor, Target]:
+        """One picture, uint8 [C, H, W] on any device to float32 there, with what is left of its boxes.
+
+        target, draw: on the CPU, where it is decided which boxes are left, so that nobody waits for the device.
+        """
+        images, there = image[None], draw.to(image.device)
         for step in self.training if training else self.evaluation:
             if isinstance(step, Geometric):
                 height, width = images.shape[-2:]
                 motion = step.motion((height, width), draw)
-                images = transform(images, motion, step.beyond(motion))
+                images = transform(images, motion.to(images.device), step.beyond(motion))
                 moved, kept = visible(target["boxes"], follow(motion, target["boxes"]), motion.size, LEAST_VISIBLE)
-                target = {name: value[kept] for name, value in {**target, "boxes": moved}.items()}
+                target = _only({**target, "boxes": moved}, kept)
             else:
-                images = step(images, draw)
-        return self.scaled(images), target
+                images = step(images, there)
+        return self.scaled(images)[0], target
 
 
-def target_of(boxes: Boxes, device: torch.device) -> Target:
-    """The boxes of a picture as detectors take them: labels from 1, because 0 is background."""
+def _only(target: Target, kept: torch.Tensor) -> Target:
+    return {name: value[kept] for name, value in target.items()}
+
+
+def target_of(boxes: Boxes) -> Target:
+    """The boxes of a picture as detectors take them, on the CPU: labels from 1, because 0 is background."""
     target = {"boxes": boxes.boxes, "labels": boxes.labels + 1, "ignored": boxes.ignored}
-    return {name: torch.from_numpy(values).to(device, non_blocking=True) for name, values in target.items()}
+    return {name: torch.from_numpy(values) for name, values in target.items()}
 
 
 class Detection:

@@ -60,16 +60,16 @@ def find(
     folder: where each picture is written with the boxes that have a score of at least 0.5, as NAME.png. Raises UserError naming a bad picture.
     """
     told = []
-    nobody = target_of(Boxes(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool)), world.device)
-    draw = draws(recipe.seed, 0, torch.zeros(1, dtype=torch.int64, device=world.device))
+    nobody = target_of(Boxes(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool)))
+    draw = draws(recipe.seed, 0, torch.zeros(1, dtype=torch.int64))
     for file in files:
         try:
             picture = decode(str(file), 3)
         except (BadPicture, OSError) as error:
             raise UserError(f"{file} cannot be read as a picture: {error}") from None
-        image = torch.from_numpy(picture).to(world.device).permute(2, 0, 1)[None]
+        image = torch.from_numpy(picture).to(world.device).permute(2, 0, 1)
         with torch.no_grad(), world.autocast(recipe.precision):
-            (found,) = model([inputs.boxed(image, nobody, draw, training=False)[0][0]])
+            (found,) = model([inputs.boxed(image, nobody, draw, training=False)[0]])
         found = {name: value.float().cpu() for name, value in found.items()}
         rows = zip(*(found[name].tolist() for name in ("boxes", "labels", "scores")), strict=True)
         boxes = [{"class": classes[int(label) - 1], "score": score, "box": box} for box, label, score in rows]

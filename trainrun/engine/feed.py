@@ -9,7 +9,6 @@ from __future__ import annotations
 import abc
 import contextlib
 import math
-import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,17 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
-from tqdm import tqdm
 
-from trainrun.engine import decoded
 from trainrun.engine.cut import Cut, Wanted
 from trainrun.errors import UserError
 from trainrun.parts.datasets.splits import Boxes, Split
-from trainrun.report.console import no_bars
-from trainrun.world import World, free_memory
+from trainrun.world import World
 
-_CHUNK = 256
-_PIECE = 8  # files that a worker reads between two notes of what it reads; so many are named when it dies
+PIECE = 8  # files that a worker reads between two notes of what it reads; so many are named when it dies
 
 
 @dataclass(frozen=True)
@@ -41,7 +36,8 @@ class Batch:
     epoch that they are drawn for.
     whole: pictures of the step that they belong to, over all micro-batches and processes. visits: int64 [B], how often each came before
     in this epoch; None where a picture comes once only. everyone: int64 [whole] on the CPU, the ids of the step's whole batch in its order;
-    None where nobody asks for them. boxes: those of each picture, in detection data only.
+    None where nobody asks for them. boxes: those of each picture, in detection data only; they are moved on the CPU, so `ids` and `visits`
+    are there too.
     """
 
     images: Any
@@ -107,12 +103,16 @@ class Feed(abc.ABC):
 
         visits: as in `Batch`, for each batch, on the CPU. training: whether they are for `Inputs` in training.
         """
-        times = [None] * len(batches) if visits is None else [piece.to(self.device, non_blocking=True) for piece in visits]
+        times = [None] * len(batches) if visits is None else visits
         for ids, whole, images, which in zip(batches, wholes, self.fetch(batches, epoch, visits, training), times, strict=True):
             there = ids.to(self.device, non_blocking=True)
-            boxes = None if self.split.boxes is None else [self.split.boxes[sample] for sample in ids.tolist()]
-            pictures = images.permute(0, 3, 1, 2) if boxes is None else self._apart(images, ids)
-            yield Batch(pictures, self.labels[there], there, epoch, whole, which, boxes=boxes)
+            labels = self.labels[there]
+            if self.split.boxes is None:
+                again = None if which is None else which.to(self.device, non_blocking=True)
+                yield Batch(images.permute(0, 3, 1, 2), labels, there, epoch, whole, again)
+            else:
+                boxes = [self.split.boxes[sample] for sample in ids.tolist()]
+                yield Batch(self._apart(images, ids), labels, ids, epoch, whole, which, boxes=boxes)
 
     def _apart(self, levels: torch.Tensor, ids: torch.Tensor) -> list[torch.Tensor]:
         """Pictures of their own sizes, uint8 [C, H, W], from their levels one after the other."""
@@ -123,29 +123,6 @@ class Feed(abc.ABC):
     @abc.abstractmethod
     def close(self) -> None:
         """Let go of workers."""
-
-
-class Resident(Feed):
-    """All pictures in one uint8 tensor on the device, [N, H, W, C], a batch is one gather; those with boxes one after the other."""
-
-    resident = True
-
-    def __init__(self, split: Split, world: World, pictures: torch.Tensor) -> None:
-        super().__init__(split, world)
-        self.pictures = pictures.to(self.device)
-        self._ends = ends(split)
-
-    def fetch(
-        self, batches: Sequence[torch.Tensor], epoch: int = 0, visits: Sequence[torch.Tensor] | None = None, training: bool = False
-    ) -> Iterator[torch.Tensor]:
-        for ids in batches:
-            if self._ends is None:
-                yield self.pictures.index_select(0, ids.to(self.device, non_blocking=True))
-            else:
-                yield torch.cat([self.pictures[self._ends[n] : self._ends[n + 1]] for n in ids.tolist()])
-
-    def close(self) -> None:
-        """There are no workers."""
 
 
 class _Reader(Dataset[Any]):
@@ -216,7 +193,7 @@ class Streamed(Feed):
         self.workers, self.timeout = workers, timeout
         self._orders = _Orders()
         self._loader: DataLoader[Any] | None = None
-        self._reading = torch.full((workers, _PIECE), -1, dtype=torch.int64).share_memory_()
+        self._reading = torch.full((workers, PIECE), -1, dtype=torch.int64).share_memory_()
         self._pass = 0
 
     def _start(self) -> DataLoader[Any]:
@@ -286,7 +263,7 @@ class Streamed(Feed):
         if not dead and not stuck:
             return None
         rows = self._reading[dead] if dead else self._reading
-        ids = rows[rows >= 0].tolist() or [int(i) for batch in awaited for i in batch.ids[:_PIECE]]
+        ids = rows[rows >= 0].tolist() or [int(i) for batch in awaited for i in batch.ids[:PIECE]]
         files = ", ".join(self.split.source(i) for i in ids)
         if dead:
             return f"a worker process died ({_ending(workers[dead[0]].exitcode)}) while reading among {files}"
@@ -334,69 +311,3 @@ def _watching(loader: DataLoader[Any]) -> Iterator[None]:
         yield
     finally:
         _watched = False
-
-
-def default_workers(world: World) -> int:
-    """Usable cores, shared among the processes of this machine, at most 8 each."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(min(cores // world.local_size, 8), 1)
-
-
-def open_feed(split: Split, options: Any, world: World, budget: int, cut: Cut | None = None) -> Feed:
-    """The feed of a split: resident where asked for or where it fits `budget` bytes, streamed otherwise, and where it cuts."""
-    if cut and options.resident == "yes":
-        raise UserError("data.resident is yes, but every epoch cuts other pieces out of the pictures; set data.resident=auto, or data.cut=device")
-    size = len(split) * math.prod(split.shape) if (places := ends(split)) is None else int(places[-1])
-    workers = default_workers(world) if options.workers is None else options.workers
-    if cut or options.resident == "no" or (options.resident == "auto" and size > budget):
-        return Streamed(split, world, workers, options.timeout, cut)
-    if size > free_memory(world.device):
-        raise UserError(
-            f"data.resident is yes, but the decoded pictures take {size / 2**30:.1f} GiB and {free_memory(world.device) / 2**30:.1f} GiB are free; "
-            "set data.resident=auto"
-        )
-    if split.held is not None:
-        return Resident(split, world, torch.from_numpy(split.held))
-    if split.cache and options.cache and split.boxes is None:
-        # One process decodes and keeps the result; the others wait and read it.
-        pictures = decoded.load(split.digest) if world.main else None
-        if world.main and pictures is None:
-            pictures = _decode(split, workers, options.timeout)
-            decoded.keep(split.digest, pictures)
-        world.tell(None)
-        if not world.main:
-            pictures = decoded.load(split.digest)
-        if pictures is not None:
-            return Resident(split, world, pictures)
-    return Resident(split, world, _decode(split, workers if split.cache else 0, options.timeout))
-
-
-def _decode(split: Split, workers: int, timeout: float) -> torch.Tensor:
-    """All pictures of a split as `Resident` has them, uint8 on the CPU, with a progress bar on a terminal."""
-    places = ends(split)
-    pictures = torch.empty((len(split), *split.shape) if places is None else int(places[-1]), dtype=torch.uint8)
-    pieces = torch.arange(len(split)).split(_CHUNK if places is None else _PIECE)
-    source = Streamed(split, World(torch.device("cpu")), workers, timeout)
-    done = 0
-    try:
-        with tqdm(total=len(split), desc="decoding", unit=" pictures", disable=no_bars(), leave=False) as bar:
-            for ids, piece in zip(pieces, source.fetch(pieces), strict=True):
-                pictures[done : done + len(piece)] = piece
-                done += len(piece)
-                bar.update(len(ids))
-    finally:
-        source.close()
-    return pictures
-
-
-def ends(split: Split) -> np.ndarray | None:
-    """Where each picture with boxes begins and the last one ends when their levels stand one after the other, int64 [N + 1]; else None."""
-    if split.boxes is None or split.sizes is None:
-        return None
-    return np.concatenate(([0], np.cumsum(split.sizes.astype(np.int64).prod(1) * split.shape[2])))
-
-
-def budget(world: World) -> int:
-    """Bytes that resident data may take: half of what is free, shared among the processes of this machine."""
-    sharing = world.local_size if world.device.type == "cpu" else 1
-    return free_memory(world.device) // 2 // sharing

@@ -7,9 +7,9 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from trainrun.engine import directory
 from trainrun.engine.checkpoint import Checkpoints, Snapshot
@@ -32,8 +32,6 @@ from trainrun.recipe.schema import Recipe
 from trainrun.report.console import Console
 from trainrun.report.journal import Journal
 from trainrun.world import World, enter
-
-T = TypeVar("T")
 
 
 def launch(
@@ -58,8 +56,11 @@ def launch(
             before = world.first(lambda: directory.unfinished(loaded.recipe.name, out, resume))
             if before:
                 world.first(lambda: stack.enter_context(directory.claim(before)))
-            with signals.at_once():
-                data = _at_its_place(loaded, "data", lambda: open_data(loaded.recipe.data))
+            try:
+                with signals.at_once():
+                    data = open_data(loaded.recipe.data)
+            except UserError as error:
+                raise loaded.located(error) from None
             recipe, _ = settle(loaded.recipe, world, data.train)
             _check(loaded, recipe, data)
             if before:
@@ -98,18 +99,10 @@ def _check(loaded: Loaded, recipe: Recipe, data: Data) -> None:
         if idle:
             what = f"data {recipe.data.name} has no validation pictures, so this has no effect; expected it to be left out"
             raise RecipeError([loaded.mistake(path, what) for path in idle])
-    _at_its_place(loaded, "mining", lambda: make_rule(recipe.mining, data.classes, data.train.labels, registry))
-
-
-def _at_its_place(loaded: Loaded, part: str, call: Callable[[], T]) -> T:
-    """What the call gives; a UserError that begins with an option of the part is raised as a mistake at its place in the file."""
     try:
-        return call()
+        make_rule(recipe.mining, data.classes, data.train.labels, registry)
     except UserError as error:
-        field, _, what = str(error).partition(": ")
-        if field.partition(".")[0] != part or field == part or " " in field:
-            raise
-        raise RecipeError([loaded.mistake(field, what)]) from None
+        raise loaded.located(error) from None
 
 
 def _in_directory(

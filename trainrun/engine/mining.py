@@ -148,7 +148,7 @@ class Miner(KeepAll):
         self._before = [torch.empty_like(buffer) for buffer in self._buffers]
         self._normalises = any(isinstance(module, _BatchNorm) for module in model.modules())
         self._lot: _Lot
-        self._found: list[torch.Tensor] = []  # loss and hardness [2, B] of the micro-batches of this step, in their order
+        self._found: list[torch.Tensor] = []  # loss and hardness [B, 2] of the micro-batches of this step, in their order
         self._seen: torch.Tensor | None = None
 
     def choose(self, run: Run, batch: Batch) -> Batch:

@@ -18,13 +18,14 @@ from trainrun.engine.clock import Clock
 from trainrun.engine.cut import make_cut, where_to_cut
 from trainrun.engine.detection import BoxedInputs, Detection
 from trainrun.engine.evaluate import evaluate
-from trainrun.engine.feed import Batch, Feed, Resident, budget, open_feed
+from trainrun.engine.feed import Batch, Feed
 from trainrun.engine.firsts import fit_to_data
 from trainrun.engine.inputs import Inputs, make_inputs, statistics, together
 from trainrun.engine.keeper import Keeper
 from trainrun.engine.measure import Record, culprits
 from trainrun.engine.miners import make_miner
 from trainrun.engine.mining import KeepAll
+from trainrun.engine.resident import Resident, budget, open_feed
 from trainrun.engine.sampling import Sampler, make_sampler, refuse_single
 from trainrun.engine.signals import Interrupted, Signals
 from trainrun.engine.state import Plan, State

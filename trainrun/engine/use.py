@@ -16,8 +16,8 @@ from trainrun.engine.detection import BoxedInputs, Found
 from trainrun.engine.directory import result
 from trainrun.engine.draw_boxes import by_class, draw_found, find
 from trainrun.engine.evaluate import evaluate
-from trainrun.engine.feed import budget, open_feed
 from trainrun.engine.inputs import make_inputs
+from trainrun.engine.resident import budget, open_feed
 from trainrun.engine.run import open_data, seen_shape, settle
 from trainrun.engine.sampling import make_sampler
 from trainrun.engine.signals import Interrupted, Signals

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from trainrun.errors import Mistake, RecipeError
+from trainrun.errors import Mistake, RecipeError, UserError
 from trainrun.recipe import sense, sense_schedules, words
 from trainrun.recipe.dump import dump
 from trainrun.recipe.explain import mistakes_of, unknown_field
@@ -38,6 +38,13 @@ class Loaded:
         places = (self.sources.get(keys[:n]) for n in range(len(keys), -1, -1))
         source = next((s for s in places if s and s.kind != "automatic"), Source("file", shown(self.file), 1, 1))
         return source.mistake(path, message, suggestion)
+
+    def located(self, error: UserError) -> UserError:
+        """An error that begins each line with a field, as a part that reads data does, with the places of these fields; any other as it is."""
+        told = [line.partition(": ") for line in str(error).splitlines()]
+        if isinstance(error, RecipeError) or not all(path.split(".")[0] in Recipe.model_fields and what for path, _, what in told):
+            return error
+        return RecipeError([self.mistake(path, what) for path, _, what in told]).then(error.next)
 
 
 def load(recipe: str | Path, overrides: Sequence[str] = (), *, allow_plugins: bool = False, registry: Registry = registry) -> Loaded:

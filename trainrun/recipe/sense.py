@@ -47,8 +47,8 @@ class Sense:
 
     @property
     def complete(self) -> bool:
-        """Whether every field is written, as in the recipe that a run directory holds."""
-        return all((name,) in self.sources for name in Recipe.model_fields)
+        """Whether every field is written, as in the recipe that a run directory holds; one that is off without a word may be newer than the run."""
+        return all((name,) in self.sources for name, field in Recipe.model_fields.items() if field.default is not None)
 
     def value(self, at: Keys) -> Any:
         """The value at a path."""

@@ -6,7 +6,7 @@ import math
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -151,6 +151,8 @@ def hardest(
                 losses, predicted = judge(trained, ids, world, signals)
                 return Hard(run, trained, "round", ids, losses, predicted, None, of)
             if by == "loss":
+                if trained.kept is not None and len(trained.kept) != len(everyone):  # notes of other pictures
+                    trained = replace(trained, kept=None, last_loss=None)
                 losses, predicted = judge(trained, everyone, world, signals)
                 order = np.argsort(-np.nan_to_num(losses, nan=np.inf), kind="stable")
                 ids = order[:top]

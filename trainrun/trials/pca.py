@@ -40,8 +40,8 @@ class Pca:
 def look(recipe: Recipe, world: World) -> Pca:
     """Measure the training set of a recipe; raises UserError where the data cannot be used."""
     from trainrun.engine.cut import make_cut
-    from trainrun.engine.feed import budget, open_feed
     from trainrun.engine.inputs import principal
+    from trainrun.engine.resident import budget, open_feed
     from trainrun.engine.run import open_data, settle
 
     data = open_data(recipe.data)

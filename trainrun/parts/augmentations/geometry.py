@@ -8,7 +8,7 @@ coordinates are those of its centre, (0, 0) is the first pixel's. Parts that sta
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Union
 
 if TYPE_CHECKING:
@@ -41,6 +41,11 @@ class Move:
 
         return Warp(self.size, matrix((full(self.right), 0.0, full(self.x)), (0.0, full(self.down), full(self.y))))
 
+    def to(self, device: torch.device) -> Move:
+        """The same on another device."""
+        y, x, down, right = (value if isinstance(value, int) else value.to(device, non_blocking=True) for value in (self.y, self.x, self.down, self.right))
+        return Move(self.size, y, x, down, right, self.margin)
+
 
 @dataclass(frozen=True)
 class Warp:
@@ -55,6 +60,10 @@ class Warp:
     matrix: torch.Tensor
     shrink: float = 1.0
     projective: bool = False
+
+    def to(self, device: torch.device) -> Warp:
+        """The same on another device."""
+        return replace(self, matrix=self.matrix.to(device, non_blocking=True))
 
 
 def then(first: Move | Warp, second: Move | Warp, like: torch.Tensor) -> Move | Warp:

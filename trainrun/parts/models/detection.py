@@ -112,7 +112,7 @@ def fasterrcnn(
     )  # fmt: skip
 
 
-@part("model", names=ONE_STAGE, task="detection", memory_format="channels_last")
+@part("model", names=ONE_STAGE, task="detection", rois=False, memory_format="channels_last")
 def one_stage(
     name: str,
     shape: tuple[int, int, int],
@@ -147,7 +147,7 @@ def one_stage(
     )  # fmt: skip
 
 
-@part("model", task="detection", memory_format="channels_last", batch_norm=lambda options: True)
+@part("model", task="detection", rois=False, memory_format="channels_last", batch_norm=lambda options: True)
 def ssdlite320_mobilenet_v3_large(
     shape: tuple[int, int, int],
     classes: int,
