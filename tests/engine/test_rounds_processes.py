@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import signal
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_processes import Group, agree, figures, finish, weights
+from test_processes import Group, figures, finish, weights
 
 from trainrun.engine.rounds import file_of, numbers, read_round
 
@@ -38,7 +37,10 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_are_one(recipe: Path, tmp_path: Path) -> None:
     """101 pictures are an odd number to share, and micro-batches of 7 leave one process a smaller last one."""
     one, two = (finish(size, recipe, tmp_path / str(size)) for size in (1, 2))
-    agree(one, two, {"train": 166, "val": 83})
+    torch.testing.assert_close(weights(two), weights(one), rtol=1e-4, atol=2e-6)
+    for ours, theirs in zip(figures(one), figures(two), strict=True):
+        close = {name: pytest.approx(value, rel=1e-4, abs=1e-6) if isinstance(value, float) else value for name, value in theirs.items()}
+        assert {name: value for name, value in ours.items() if "weights" not in name} == {name: close[name] for name in close if "weights" not in name}
     assert numbers(two) == numbers(one) == [0, 1, 2]
     for number in (0, 1, 2):
         ours, theirs = (read_round(file_of(run, number)) for run in (two, one))
@@ -70,8 +72,8 @@ def stopping(rank: int) -> None:
 
 def test_processes_that_are_stopped_in_a_round_go_on_bit_for_bit(recipe: Path, tmp_path: Path) -> None:
     whole, halves = finish(2, recipe, tmp_path / "whole"), tmp_path / "halves"
-    with Group(2, recipe, halves, prepare=partial(stopping)) as group:
-        assert group.wait() == [143, 143]
+    group = Group(2, recipe, halves, prepare=stopping)
+    assert group.codes() == [143, 143], group.said()
     assert numbers(halves) == [0, 1]
     finish(2, recipe, halves, "--resume")
     assert all(map(torch.equal, weights(halves).values(), weights(whole).values()))

@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from trainrun.engine import directory
 from trainrun.engine.checkpoint import Checkpoints, Snapshot
@@ -32,8 +32,6 @@ from trainrun.recipe.schema import Recipe
 from trainrun.report.console import Console
 from trainrun.report.journal import Journal
 from trainrun.world import World, enter
-
-T = TypeVar("T")
 
 
 def launch(
