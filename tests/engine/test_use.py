@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from small import CPU
 from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_pre_hook
 
