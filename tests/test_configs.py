@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import trainrun.parts  # noqa: F401 - fills the registry
 from trainrun.engine.launch import launch
@@ -32,12 +33,31 @@ SHAPES = {
 }
 
 
+def boxes_in(root: Path) -> Path:
+    """A folder in the layout of Pascal VOC: a grey picture with one box on each side."""
+    for name in ("Annotations", "ImageSets/Main", "JPEGImages"):
+        (root / name).mkdir(parents=True)
+    box = "<xmin>9</xmin><ymin>9</ymin><xmax>40</xmax><ymax>40</ymax>"
+    for n, side in enumerate(("train", "val", "test")):
+        names = [f"{side}{k}" for k in range(4 if side == "train" else 1)]
+        (root / f"ImageSets/Main/{side}.txt").write_text("\n".join(names))
+        for name in names:
+            Image.new("RGB", (64, 48), (n, 99, 99)).save(root / f"JPEGImages/{name}.png")
+            (root / f"Annotations/{name}.xml").write_text(f"<annotation><object><name>cell</name><bndbox>{box}</bndbox></object></annotation>")
+    return root
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_config_makes_two_steps_on_made_up_data_of_its_shape(name: str, tmp_path: Path) -> None:
     recipe = load(name).recipe
-    shape, classes = SHAPES[recipe.data.name]
-    data = {"name": "synthetic", "shape": shape, "classes": classes, "size": 50, "validation": 0.2}
-    short = [f"data={json.dumps(data)}", "batch_size=16", "micro_batch=null", "stop_at=2st", "precision=fp32"]
+    short = ["micro_batch=null", "stop_at=2st", "precision=fp32"]
+    if recipe.data.name == "voc":
+        short += [f"data.root={boxes_in(tmp_path / 'voc')}", "batch_size=2"]
+    else:
+        shape, classes = SHAPES[recipe.data.name]
+        data = {"name": "synthetic", "shape": shape, "classes": classes, "size": 50, "validation": 0.2}
+        data |= {"one_against_rest": "class 3"} if recipe.data.one_against_rest else {}
+        short += [f"data={json.dumps(data)}", "batch_size=16"]
     result = launch(load(name, short), out=tmp_path / "run", quiet=True)
     assert (result["stop"], result["steps"]) == ("stop_at", 2)
     assert (tmp_path / "run" / "checkpoints" / "last" / "model.safetensors").stat().st_size > 1000

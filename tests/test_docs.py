@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from pydantic import Field
 
@@ -33,6 +34,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted((DOCS / "reference").glob("*.md"))
 BLOCK = re.compile(r"^```(yaml|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What an example of one line is laid over.
+BESIDE = {"data": "data: {name: voc, root: VOCdevkit/VOC2007}\n", "model": "model: tiny_fasterrcnn\n", "mining": ""}
 BASE = "data: photos10\nmodel: tiny_convnet\nepochs: 100\nschedule: {lr: 0.1}\n"
 
 
@@ -80,7 +82,11 @@ def test_every_example_loads(page: Path, tmp_path: Path) -> None:
     examples = BLOCK.findall(page.read_text(encoding="utf-8"))
     assert examples
     for _, text in examples:
-        (tmp_path / "example.yaml").write_text(f"extends: base.yaml\n{text}")
+        named = [(kind, node if isinstance(node, str) else node["name"]) for kind, node in yaml.safe_load(text).items() if kind in BESIDE]
+        detects = any(part.facts.get("task") == "detection" for at in named if (part := registry.get(*at)))
+        beside = "".join(line for kind, line in BESIDE.items() if detects and f"{kind}:" not in text)
+        (tmp_path / "beside.yaml").write_text(beside)
+        (tmp_path / "example.yaml").write_text(f"extends: {'[base.yaml, beside.yaml]' if beside else 'base.yaml'}\n{text}")
         load(tmp_path / "example.yaml")
 
 

@@ -335,7 +335,8 @@ def hard(
     overrides: Overrides = None,
     set_: Set = None,
     top: Annotated[int, typer.Option(min=1, help="How many pictures to list and draw.")] = 50,
-    by: Annotated[str, typer.Option(help="loss: under the run's weights; last-loss, kept: as mining noted them.")] = "loss",
+    by: Annotated[str | None, typer.Option(help="loss (the default): under the run's weights; last-loss, kept: as mining noted them.")] = None,
+    round: Annotated[int | None, typer.Option(min=0, help="Instead, what this round of mining added; 0 are the negatives of the start.")] = None,
     png: Annotated[Path | None, typer.Option("--png", metavar="FILE", help="Where to draw; by default RUN/report/hard.png.")] = None,
     checkpoint: Which = None,
     allow_plugins: Plugins = False,
@@ -346,9 +347,10 @@ def hard(
     from trainrun.trials.hard import hardest, show
 
     words = [*(overrides or []), *(set_ or [])]
-    found = show(hardest(run, words, top=top, by=by, allow_plugins=allow_plugins, checkpoint=_which(checkpoint)), png, not as_json)
+    found = hardest(run, words, top=top, by=by, round=round, allow_plugins=allow_plugins, checkpoint=_which(checkpoint))
+    shown = show(found, png, not as_json)
     if as_json:
-        _print_json(found)
+        _print_json(shown)
     _next("eval", run, *_allowed(allow_plugins))
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import errno
 import itertools
 import json
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -360,6 +362,24 @@ def test_a_class_without_training_pictures_is_no_negative_class(tmp_path: Path) 
     few = {"name": "synthetic", "shape": [1, 6, 6], "classes": 9, "size": 6, "validation": 0}
     with pytest.raises(UserError, match="the data has no training pictures of class 'class 8'"):
         made(tmp_path, data=few, batch_size=4, mining={"name": "ohem", "keep": 0.5, "within": "negatives", "negative_class": "class 8"})
+
+
+def test_a_disk_without_room_for_the_ledger_costs_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: Any, **__: Any) -> bytes:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    miner = made(tmp_path, **FIELDS)[0].miner
+    with pytest.raises(OSError):
+        miner.write(tmp_path, 3)
+    assert not list(tmp_path.glob("*ledger*")) and not list(tmp_path.glob(".*ledger*"))
+    monkeypatch.undo()
+    monkeypatch.setattr(Miner, "write", full)
+    result = launched(tmp_path, "run", **FIELDS)
+    assert result["stop"] == "epochs" and "what mining knows cannot be written to" in capsys.readouterr().err
+    assert "mining.kept" in Checkpoints(Path(result["run"])).named("last").tensors
 
 
 def test_the_file_is_free_of_pickle_and_says_its_step(tmp_path: Path) -> None:

@@ -51,9 +51,11 @@ def test_fewer_kept_than_processes_leave_one_without(recipe: Path, tmp_path: Pat
     assert ledger(one)["kept"].sum() == 11
 
 
-def test_each_process_chooses_from_its_own_share(recipe: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("passes", [2, 1])
+def test_each_process_chooses_from_its_own_share(recipe: Path, tmp_path: Path, passes: int) -> None:
     """Both keep 8 of their 16 pictures: which ones they are shows in the ledger, against a global choice's."""
-    more = ("mining={name: ohem, keep: 0.5, scope: rank}", "epochs=1", "schedule={lr: 1e-30}", "ema=null", "augment=[normalize]")
+    mining = f"mining={{name: ohem, keep: 0.5, passes: {passes}, scope: rank}}"
+    more = (mining, "micro_batch=null", "epochs=1", "schedule={lr: 1e-30}", "ema=null", "augment=[normalize]")
     two = finish(2, recipe, tmp_path / "two", *more)
     one = finish(1, recipe, tmp_path / "one", more[0].replace(", scope: rank", ""), *more[1:])
     (kept, losses), single = (ledger(two)[name] for name in ("kept", "loss")), ledger(one)["kept"]

@@ -9,13 +9,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from torch.nn.functional import cross_entropy
 
 import trainrun.parts  # noqa: F401  # registers the built-in parts
 from trainrun.engine import clock as clock_module
 from trainrun.engine.clock import Clock
 from trainrun.engine.fit import train_step
 from trainrun.engine.launch import launch
+from trainrun.engine.mining import KeepAll
 from trainrun.engine.state import Plan, State
+from trainrun.engine.tasks import Classification
 from trainrun.engine.teller import Teller
 from trainrun.recipe.load import load
 from trainrun.report.console import Console
@@ -54,7 +57,7 @@ class Run(SimpleNamespace):
 
 def begin(folder: Path, step: int = 0, seconds: float = 0.0) -> tuple[Any, Teller]:
     """A run at a step, with the seconds that it took so far."""
-    run = Run(plan=PLAN, state=State(step=step), clock=Clock(), schedule=lambda step: 0.1 * (step + 1))
+    run = Run(plan=PLAN, state=State(step=step), clock=Clock(), schedule=lambda step: 0.1 * (step + 1), miner=KeepAll(), task=Classification(cross_entropy))
     run.clock.total = seconds
     teller = Teller(run, Journal(folder), Console(io.StringIO()))  # type: ignore[arg-type]  # it looks like a Run
     run.clock.start()

@@ -230,6 +230,6 @@ def test_names_from_data_are_text_on_the_terminal(home: Path, capsys: pytest.Cap
 def test_a_class_without_pictures_has_no_accuracy() -> None:
     counted = ByClass(Classification(lambda logits, labels: logits.sum(1)), CPU, 3)
     logits, labels = torch.tensor([[9.0, 0, 0], [9, 0, 0], [0, 9, 0]]), torch.tensor([0, 2, 2])
-    counted.add(lambda images: images, logits, labels, Batch(logits, labels, labels, 0, 3))
+    counted.add(lambda images: images, logits, labels, Batch(logits, labels, torch.arange(3), 0, 3))
     assert counted.figures(CPU, 3) == {"val_loss": 9.0, "val_accuracy": 1 / 3}
     assert counted.counts.tolist() == [[1, 0, 2], [1, 0, 0]]

@@ -1,4 +1,4 @@
-"""Average precision against COCO's measure written out in NumPy, and the cases that it must get right."""
+"""Average precision against COCO's measure written out in NumPy, false positives against every threshold, and the cases that they must get right."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from trainrun.errors import UserError
-from trainrun.parts.metrics import evaluator, mean_average_precision
+from trainrun.parts.metrics import at_recall, evaluator, mean_average_precision
 
 IOUS = np.linspace(0.5, 0.95, 10)
 
@@ -139,3 +139,25 @@ def test_without_the_package_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
     with pytest.raises(UserError, match=r"pip install 'trainrun\[detection\]'"):
         evaluator()
+
+
+@pytest.mark.parametrize("percent", [95, 50, 100, 1])
+@pytest.mark.parametrize(("positives", "negatives"), [(20, 30), (19, 200), (1, 7), (101, 1)])
+def test_false_positives_at_a_recall_are_those_of_trying_every_threshold(percent: int, positives: int, negatives: int) -> None:
+    """The least share over all thresholds at which the recall is reached, with ties between the two and within each."""
+    numbers = np.random.default_rng(positives)
+    scores = np.concatenate([numbers.integers(2, 22, positives), numbers.integers(0, 18, negatives)]).astype(np.float32)
+    positive = np.arange(len(scores)) < positives
+    mixed = numbers.permutation(len(scores))
+    scores, positive = scores[mixed], positive[mixed]
+    reached = [t for t in np.unique(scores) if 100 * (scores[positive] >= t).sum() >= percent * positives]
+    threshold = max(reached)
+    found = at_recall(torch.from_numpy(scores), torch.from_numpy(positive), percent)
+    wrong = int((scores[~positive] >= threshold).sum())
+    expected = {"positives": positives, "negatives": negatives, "threshold": threshold, "false_positives": wrong, "share": wrong / negatives}
+    assert found == expected
+
+
+def test_without_positives_or_negatives_there_is_no_recall() -> None:
+    for positive in (True, False):
+        assert at_recall(torch.rand(5), torch.full((5,), positive), 95) is None

@@ -64,7 +64,7 @@ def test_options_are_validated_strictly(registry: Registry, options: dict[str, A
         part.options.model_validate(options)
 
 
-SPOILT = {"imbalance": None, "imbalance_seed": 0, "label_noise": None, "label_noise_seed": 0}
+SPOILT = {"one_against_rest": None, "imbalance": None, "imbalance_seed": 0, "label_noise": None, "label_noise_seed": 0}
 
 
 def test_a_kinds_common_options_are_checked_but_not_passed_on(registry: Registry) -> None:

@@ -136,6 +136,7 @@ def test_a_run_without_mining_is_judged_by_its_weights_and_names_are_text(
 def test_other_data_than_the_runs_is_refused_or_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match=r"has notes of 1,442 training pictures, and the data has 1,011; write --by loss"):
         hardest(run, ["data.imbalance=2"], by="kept")
+    assert hardest(run, ["data.imbalance=2"], top=3).document()["hardest"][0]["kept"] is None
     hardest(run, ["data.label_noise_seed=1"], by="kept", top=3)
     assert "have changed since the run" in capsys.readouterr().err
     with pytest.raises(UserError, match="other classes than the run was trained on"):

@@ -131,12 +131,20 @@ def writing(folder: Path) -> Iterator[None]:
 
 def write_text(file: Path, text: str) -> None:
     """Write a file whole or not at all, so that it survives a power cut."""
+    write_bytes(file, text.encode())
+
+
+def write_bytes(file: Path, data: bytes) -> None:
+    """The same for bytes."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as out:
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
-    temporary.replace(file)
+    try:
+        with temporary.open("wb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_json(file: Path, value: Any) -> None:

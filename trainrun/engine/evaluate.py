@@ -9,11 +9,10 @@ import torch
 
 from trainrun.engine.feed import Feed
 from trainrun.engine.inputs import Inputs
-from trainrun.engine.tasks import Judge
+from trainrun.engine.tasks import Asks, Judge
 from trainrun.world import World
 
 
-@torch.no_grad()
 def evaluate(
     model: torch.nn.Module,
     feed: Feed,
@@ -25,14 +24,30 @@ def evaluate(
     check: Callable[[], None],
 ) -> dict[str, float]:
     """The figures of a judge that has seen all; `check` is called before each batch and may raise."""
-    everyone = torch.arange(len(feed))
-    batches = world.share(everyone).split(batch_size)
+    go_through(model, feed, torch.arange(len(feed)), inputs, judge, world, batch_size, precision, check)
+    return judge.figures(world, len(feed))
+
+
+@torch.no_grad()
+def go_through(
+    model: torch.nn.Module,
+    feed: Feed,
+    ids: torch.Tensor,
+    inputs: Inputs,
+    judge: Asks,
+    world: World,
+    batch_size: int,
+    precision: str,
+    check: Callable[[], None],
+) -> None:
+    """Ask a network, in evaluation mode, about the pictures `ids` (int64 [n], on the CPU): each process about its share of them."""
+    batches = world.share(ids).split(batch_size)
     arriving = feed(batches, 0, [len(b) for b in batches])
     was_training = model.training
     model.eval()
     try:
         # Every process makes as many rounds as the longest share needs, because checking may be a collective decision.
-        for _ in range(math.ceil(math.ceil(len(everyone) / world.size) / batch_size)):
+        for _ in range(math.ceil(math.ceil(len(ids) / world.size) / batch_size)):
             check()
             batch = next(arriving, None)
             if batch is not None and len(batch):
@@ -41,4 +56,3 @@ def evaluate(
                     judge.add(model, images, targets, batch)
     finally:
         model.train(was_training)
-    return judge.figures(world, len(feed))

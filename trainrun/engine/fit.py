@@ -22,21 +22,25 @@ def fit(run: Run) -> str:
     while True:
         stop_signal, save_asked, save_due = world.any(run.signals.stop is not None, run.signals.save, keeper.due(state.step))
 
-        # Report: training figures of the period, validation, best so far.
-        if plan.report(state.step) and state.reported < state.step:
-            run.read_record()
-            figures = record.period.figures("train")
-            if run.validation and plan.evaluation(state.step):
-                try:
+        try:
+            # Report: training figures of the period, validation, best so far.
+            if plan.report(state.step) and state.reported < state.step:
+                run.read_record()
+                figures = record.period.figures("train")
+                if run.validation and plan.evaluation(state.step):
                     figures |= run.validate()
-                except Interrupted:  # the evaluation is owed still, and is made when the run goes on
-                    keeper.save()
-                    return "signal"
-                run.observe(figures)
-            state.reported = state.step
-            record.period.clear()
-            run.teller.epoch(figures | run.miner.figures("period"))
-            save_due |= state.is_best
+                    run.observe(figures)
+                state.reported = state.step
+                record.period.clear()
+                run.teller.epoch(figures | run.miner.figures("period"))
+                save_due |= state.is_best
+
+            # Mine: a round, after which other pictures follow.
+            if run.miner.mine(run):
+                batches, save_due = run.batches(state.step), True
+        except Interrupted:  # the evaluation or the round is owed still, and is made when the run goes on
+            keeper.save()
+            return "signal"
 
         # Stop, save.
         done = state.step >= plan.stop or run.out_of_patience()

@@ -17,13 +17,13 @@ from trainrun.engine.cut import make_cut
 from trainrun.engine.ending import Call, end, explain, finished, record, stopped
 from trainrun.engine.fit import fit
 from trainrun.engine.keeper import Keeper
-from trainrun.engine.mining import make_rule
 from trainrun.engine.run import Run, build, closing, open_data, seen_shape, settle
 from trainrun.engine.sampling import advice
 from trainrun.engine.signals import Interrupted, Signals
 from trainrun.engine.teller import Teller
 from trainrun.errors import OutOfMemory, RecipeError, Stopped, UserError
 from trainrun.parts.datasets.splits import Data
+from trainrun.parts.mining import make_rule
 from trainrun.parts.optimizers import summary
 from trainrun.recipe.dump import dump
 from trainrun.recipe.load import Loaded, load
@@ -100,7 +100,7 @@ def _check(loaded: Loaded, recipe: Recipe, data: Data) -> None:
             what = f"data {recipe.data.name} has no validation pictures, so this has no effect; expected it to be left out"
             raise RecipeError([loaded.mistake(path, what) for path in idle])
     try:
-        make_rule(recipe, data, registry)
+        make_rule(recipe.mining, data.classes, data.train.labels, registry)
     except UserError as error:
         raise loaded.located(error) from None
 
@@ -135,6 +135,7 @@ def _in_directory(
             if snapshot:
                 run.keeper.restore(snapshot)
             world.first(lambda: _room(run, where))
+            world.first(lambda: _mend(run, where, console))
             if world.main:
                 journal = Journal(where, snapshot.values["journal"] if snapshot else 0, tensorboard=recipe.log.tensorboard, step=run.state.step, warn=console.warn)
                 run.teller = Teller(run, journal, console)
@@ -221,6 +222,13 @@ def _room(run: Run, where: Path) -> None:
         )
 
 
+def _mend(run: Run, where: Path, console: Console) -> None:
+    """Write what mining keeps in files of its own, and tell of those that are damaged."""
+    with directory.writing(where):
+        for line in run.miner.mend(where):
+            console.warn(line)
+
+
 def _header(run: Run, console: Console, where: Path, snapshot: Snapshot | None) -> None:
     recipe, world, plan = run.recipe, run.world, run.plan
     parameters = sum(p.numel() for p in run.model.parameters())
@@ -242,6 +250,8 @@ def _header(run: Run, console: Console, where: Path, snapshot: Snapshot | None) 
     if recipe.mining:
         told = [f"{name} {value}" for name, value in recipe.mining.options.items() if value is not None]
         console.say(f"  mining      {recipe.mining.name}: {', '.join(told)}")
+        for line in run.miner.told():
+            console.say(f"              {line}")
     console.say(
         f"  batch       {plan.batch_size} = {run.micro_batch_size} x {accumulation} x {world.size} (micro-batch x accumulation x processes)"
     )

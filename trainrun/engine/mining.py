@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,14 +14,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from trainrun.draw import step_seed
 from trainrun.engine.checkpoint import to_host
+from trainrun.engine.directory import write_bytes
 from trainrun.engine.feed import Batch
 from trainrun.engine.state import Plan
-from trainrun.errors import UserError
-from trainrun.parts.datasets.splits import Data
 from trainrun.parts.mining.ohem import Ohem, hardest
 from trainrun.recipe.batches import pieces
-from trainrun.recipe.registry import Registry
-from trainrun.recipe.schema import Recipe
 from trainrun.world import World
 
 if TYPE_CHECKING:
@@ -58,8 +54,23 @@ class KeepAll:
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Take up what a checkpoint holds."""
 
+    def mine(self, run: Run) -> bool:
+        """Do what is owed between two steps, with the weights as they are; returns whether other pictures follow than would have.
+
+        Raises Interrupted where the run is asked to stop; then it is owed still.
+        """
+        return False
+
+    def mend(self, run: Path) -> list[str]:
+        """Bring a run directory's files in line with what was taken up from the checkpoint; returns a line for each damaged one."""
+        return []
+
     def write(self, run: Path, step: int) -> None:
-        """Write the ledger into a run directory."""
+        """Write what a run directory should have of it and has not yet; raises OSError."""
+
+    def told(self) -> list[str]:
+        """What a person should know before the first step."""
+        return []
 
 
 @dataclass(frozen=True)
@@ -137,7 +148,7 @@ class Miner(KeepAll):
         self._before = [torch.empty_like(buffer) for buffer in self._buffers]
         self._normalises = any(isinstance(module, _BatchNorm) for module in model.modules())
         self._lot: _Lot
-        self._found: list[torch.Tensor] = []  # loss and hardness [2, B] of the micro-batches of this step, in their order
+        self._found: list[torch.Tensor] = []  # loss and hardness [B, 2] of the micro-batches of this step, in their order
         self._seen: torch.Tensor | None = None
 
     def choose(self, run: Run, batch: Batch) -> Batch:
@@ -256,43 +267,9 @@ class Miner(KeepAll):
 
     def write(self, run: Path, step: int) -> None:
         """Write the ledger, whole or not at all, as `kept` and `loss` with the step in the file's metadata; raises OSError."""
-        data = save_tensors(to_host({"kept": self.ledger.kept, "loss": self.ledger.loss}), metadata={"step": str(step)})
-        temporary = run / f".{LEDGER}.{os.getpid()}"
-        try:
-            with temporary.open("wb") as out:
-                out.write(data)
-                out.flush()
-                os.fsync(out.fileno())
-            temporary.replace(run / LEDGER)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_bytes(run / LEDGER, save_tensors(to_host({"kept": self.ledger.kept, "loss": self.ledger.loss}), metadata={"step": str(step)}))
 
 
 def _copy(into: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:
     if into:
         torch._foreach_copy_(list(into), list(values))
-
-
-def make_rule(recipe: Recipe, data: Data, parts: Registry) -> Ohem | None:
-    """The recipe's choice of pictures, or None where all are trained on; raises UserError, beginning with the field, where the data lacks a class."""
-    node = recipe.mining
-    part = node and parts.get("mining", node.name)
-    if node is None or part is None or part.facts.get("task") != "classification":
-        return None
-    rule = parts.build(node)(data.classes)
-    if rule.negative is not None and not (data.train.labels == rule.negative).any():
-        raise UserError(f"mining.negative_class: the data has no training pictures of class {data.classes[rule.negative]!r}")
-    return rule
-
-
-def make_miner(recipe: Recipe, data: Data, plan: Plan, world: World, model: torch.nn.Module, forward: Any, parts: Registry) -> KeepAll:
-    """The recipe's miner; raises UserError where the data or the length of the run does not suit it."""
-    if (rule := make_rule(recipe, data, parts)) is None:
-        return KeepAll()
-    share = -(-plan.batch_size // world.size)
-    if rule.passes == 1 and recipe.micro_batch is not None and recipe.micro_batch < share:
-        raise UserError(f"mining.passes: 1 needs the whole batch in one pass, {share} pictures, and micro_batch is {recipe.micro_batch}; write passes: 2")
-    start, end = (None if d is None else d.steps(plan.steps_per_epoch, plan.total) for d in (rule.start, rule.end))
-    if end is not None and end <= (start or 0):
-        raise UserError(f"mining.end: {rule.end} is step {end}, which does not come after start, step {start or 0}")
-    return Miner(rule, data.train.labels, plan, world, model, forward, recipe.micro_batch)

@@ -23,18 +23,20 @@ from trainrun.engine.firsts import fit_to_data
 from trainrun.engine.inputs import Inputs, make_inputs, statistics, together
 from trainrun.engine.keeper import Keeper
 from trainrun.engine.measure import Record, culprits
-from trainrun.engine.mining import KeepAll, make_miner
+from trainrun.engine.miners import make_miner
+from trainrun.engine.mining import KeepAll
 from trainrun.engine.resident import Resident, budget, open_feed
 from trainrun.engine.sampling import Sampler, make_sampler, refuse_single
 from trainrun.engine.signals import Interrupted, Signals
 from trainrun.engine.state import Plan, State
 from trainrun.engine.steps import network_shape
-from trainrun.engine.tasks import Classification, Task, task_of
+from trainrun.engine.tasks import Classification, Task, negative_label, task_of
 from trainrun.engine.teller import Silent
 from trainrun.errors import NonFinite, UserError
 from trainrun.parts.augmentations import Statistics
 from trainrun.parts.datasets.imbalance import imbalanced
 from trainrun.parts.datasets.label_noise import mislabelled
+from trainrun.parts.datasets.one_against_rest import one_against_rest
 from trainrun.parts.datasets.splits import Data, Split
 from trainrun.parts.initializers import initialize
 from trainrun.parts.optimizers import make_optimizer, weight_decay_factor, write_rates
@@ -259,12 +261,17 @@ def settle(
 
 
 def open_data(node: PartNode, parts: Registry = registry) -> Data:
-    """The data set of a recipe; raises UserError where it cannot be used."""
+    """The data set of a recipe: asked for one class against the rest, then thinned out, then mislabelled, as far as the recipe says so.
+
+    Raises UserError where it cannot be used.
+    """
     data = parts.build(node)()
     if not len(data.train):
         raise UserError(f"data {node.name} has no training pictures")
     if data.validation is not None and not len(data.validation):
         raise UserError(f"data {node.name} has an empty validation set")
+    if (name := node.options.get("one_against_rest")) is not None:
+        data = one_against_rest(data, name)
     if (ratio := node.options.get("imbalance")) is not None:
         data = replace(data, train=imbalanced(data.train, ratio, node.options["imbalance_seed"]))
     if (share := node.options.get("label_noise")) is not None:
@@ -309,7 +316,7 @@ def build(recipe: Recipe, world: World, data: Data, signals: Signals, parts: Reg
         inputs, task = BoxedInputs.of(inputs), Detection(model, len(data.classes))
     else:
         refuse_single(model, recipe, plan, network_shape(recipe.augment, training.shape, parts), world)
-        task = Classification(parts.build(recipe.loss))
+        task = Classification(parts.build(recipe.loss), negative_label(recipe.mining, data.classes))
     if not resumes:
         with signals.at_once():
             fit_to_data(model, recipe, training, inputs, sampler, parts)
@@ -325,7 +332,7 @@ def build(recipe: Recipe, world: World, data: Data, signals: Signals, parts: Reg
         curve=curve,
         task=task, rule=rule.model_copy(update={"monitor": rule.monitor or task.monitor}), signals=signals,
         record=Record(min(plan.log_every, 1000), world, task.sums, curve.window),
-        miner=make_miner(recipe, data, plan, world, model, compiled(model), parts),
+        miner=make_miner(recipe, data, plan, sampler, world, model, compiled(model), parts),
     )  # fmt: skip
 
 

@@ -8,9 +8,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from trainrun.draw import order
 from trainrun.engine.state import Plan
 from trainrun.errors import UserError
 from trainrun.parts.datasets.splits import Data
+from trainrun.parts.mining import make_rule
+from trainrun.parts.mining.rounds import Rounds
 from trainrun.recipe.batches import pieces, without_single
 from trainrun.recipe.registry import Registry
 from trainrun.recipe.schema import Recipe
@@ -37,9 +40,58 @@ class Sampler:
         return ids
 
 
+class Active(Sampler):
+    """The pictures of each epoch where rounds of mining add negatives: the active set, gone through again and again.
+
+    An epoch has as many pictures as the set has at the start, so that steps, schedule and stopping point are known before the run, and the
+    set may grow without changing them. Each pass through the set has an order of its own; between two rounds every active picture has
+    come as often as any other, or once less. An epoch is a function of (seed, epoch, the set of its round); as a round falls on the end of
+    an epoch, it never has two sets. While the set is as it was at the start, an epoch is a pass.
+    """
+
+    def __init__(self, rule: Rounds, seed: int, labels: torch.Tensor, classes: Sequence[str]) -> None:
+        self.name, self.seed, self.labels, self.classes, self.rule = "rounds", seed, labels, classes, rule
+        negative = labels == rule.negative
+        self.sizes = rule.sizes(int((~negative).sum()), int(negative.sum()))
+        self._positives, self._negatives = (~negative).nonzero()[:, 0], negative.nonzero()[:, 0]
+        self.begin()
+        self._length = len(self.active)
+
+    def begin(self) -> None:
+        """Go back to the start. added: the negatives of the start and of each round; sets: all active ids at the start and after each round, rising."""
+        first = self.rule.begin(self._negatives, self.sizes.first, self.seed)
+        self.added, self.sets = [first], [torch.cat((self._positives, first)).sort().values]
+
+    @property
+    def active(self) -> torch.Tensor:
+        """The ids that are active now, int64 in rising order."""
+        return self.sets[-1]
+
+    def left(self) -> torch.Tensor:
+        """The ids of the negatives that are not active, int64 in rising order."""
+        return self._negatives[torch.isin(self._negatives, self.active, invert=True)]
+
+    def add(self, ids: torch.Tensor) -> None:
+        """Make more negatives active, from the epoch that follows the next round's step on."""
+        self.added.append(ids)
+        self.sets.append(torch.cat((self.active, ids)).sort().values)
+
+    def __call__(self, epoch: int) -> torch.Tensor:
+        number = min(epoch // self.rule.every, self.rule.rounds)
+        active = self.sets[number]
+        start = (epoch - number * self.rule.every) * self._length
+        stream = f"round {number}" if number else "order"
+        passes = range(start // len(active), (start + self._length - 1) // len(active) + 1)
+        places = torch.cat([order(self.seed, n, len(active), stream) for n in passes])
+        return active[places[start % len(active) :][: self._length]]
+
+
 def make_sampler(recipe: Recipe, data: Data, parts: Registry) -> Sampler:
     """The recipe's sampler for the training side of its data; raises UserError where the two do not suit."""
     labels = torch.from_numpy(data.train.labels)
+    rule = make_rule(recipe.mining, data.classes, data.train.labels, parts)
+    if isinstance(rule, Rounds):
+        return Active(rule, recipe.seed, labels, data.classes)
     return Sampler(recipe.sampler.name, parts.build(recipe.sampler), recipe.seed, labels, data.classes)
 
 

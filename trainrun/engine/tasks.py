@@ -6,13 +6,14 @@ improve where the recipe names none; `shown`, the columns of the table of epochs
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 
 from trainrun.engine.feed import Batch
-from trainrun.recipe.registry import Registry
+from trainrun.parts.metrics import at_recall
+from trainrun.recipe.registry import PartNode, Registry
 from trainrun.recipe.schema import Recipe
 from trainrun.world import World
 
@@ -23,11 +24,21 @@ def task_of(recipe: Recipe, parts: Registry) -> str:
     return part.facts.get("task", "classification") if part else "classification"
 
 
-class Judge(Protocol):
-    """Adds up what an evaluation finds, batch by batch."""
+def negative_label(mining: PartNode | None, classes: Sequence[str]) -> int | None:
+    """The class that is the background of the others: that of mining, else the first of two; None where there is none."""
+    named = mining and mining.options.get("negative_class")
+    return list(classes).index(str(named)) if named in classes else 0 if len(classes) == 2 else None
+
+
+class Asks(Protocol):
+    """Asks a network about pictures, batch by batch."""
 
     def add(self, model: Callable[..., Any], images: Any, targets: Any, batch: Batch) -> None:
         """Ask the network about a batch."""
+
+
+class Judge(Asks, Protocol):
+    """Adds up what an evaluation finds."""
 
     def figures(self, world: World, samples: int) -> dict[str, float]:
         """The validation figures over `samples` pictures of all processes."""
@@ -57,8 +68,9 @@ class Classification:
     monitor = "val_accuracy"
     shown: tuple[str, ...] = ("train loss", "train acc", "val loss", "val acc")
 
-    def __init__(self, loss: Callable[..., torch.Tensor]) -> None:
-        self.loss = loss
+    def __init__(self, loss: Callable[..., torch.Tensor], negative: int | None = None) -> None:
+        """negative: the label of the class that is the background of the others, against which false positives are counted."""
+        self.loss, self.negative = loss, negative
 
     def learn(
         self, forward: Callable[..., Any], images: torch.Tensor, targets: torch.Tensor, batch: Batch
@@ -73,23 +85,65 @@ class Classification:
         return model(images)
 
     def judge(self, world: World) -> Hits:
-        """Mean loss in nats and share of hits."""
+        """Mean loss in nats and share of hits; and of false positives, where there is a negative class."""
         return Hits(self, world)
 
 
+class Margins:
+    """By how much the logit of the best positive class exceeds that of the negative one, in nats, of each picture asked about.
+
+    Of two classes it rises with the probability of the positive one, and tells apart what rounds to a probability of 1.
+    """
+
+    def __init__(self, negative: int) -> None:
+        self.negative = negative
+        self.found: list[torch.Tensor] = []
+
+    def add(self, model: Callable[..., Any], images: torch.Tensor, targets: torch.Tensor, batch: Batch) -> None:
+        self.note(model(images))
+
+    def note(self, logits: torch.Tensor) -> None:
+        """Add a batch by its logits."""
+        logits = logits.float()
+        negative = logits[:, self.negative]
+        self.found.append(logits.index_fill(1, torch.tensor([self.negative], device=logits.device), -torch.inf).amax(1) - negative)
+
+    def of_all(self, world: World, samples: int) -> torch.Tensor:
+        """Those of `samples` pictures in their order, float32 [samples], in every process."""
+        return world.gather(torch.cat([torch.empty(0, device=world.device), *self.found]), world.shares(samples))
+
+
 class Hits:
-    """`val_loss` in nats and `val_accuracy` in 0..1."""
+    """`val_loss` in nats, `val_accuracy` in 0..1, and where there is a negative class `val_fp95`.
+
+    That is the share of the negatives that are taken for positives where 95 % of the positives are found (see `at_recall`).
+    """
 
     def __init__(self, task: Classification, world: World) -> None:
         self.task = task
         self.totals = torch.zeros(2, dtype=torch.float64, device=world.device)
+        self.margins = None if task.negative is None else Margins(task.negative)
+        self.labels = [torch.empty(0, dtype=torch.int64, device=world.device)]
+        self.at_95: dict[str, Any] | None = None
 
     def add(self, model: Callable[..., Any], images: torch.Tensor, targets: torch.Tensor, batch: Batch) -> None:
-        self.totals += self.task.learn(model, images, targets, batch)[2]
+        logits, _, sums = self.task.learn(model, images, targets, batch)
+        self.note(logits, sums, batch)
+
+    def note(self, logits: torch.Tensor, sums: torch.Tensor, batch: Batch) -> None:
+        """Add a batch by its logits and sums."""
+        self.totals += sums
+        if self.margins:
+            self.margins.note(logits)
+            self.labels.append(batch.labels)
 
     def figures(self, world: World, samples: int) -> dict[str, float]:
         loss, hits = world.sum(self.totals).tolist()
-        return {"val_loss": loss / samples, "val_accuracy": hits / samples}
+        figures = {"val_loss": loss / samples, "val_accuracy": hits / samples}
+        if self.margins:
+            positive = world.gather(torch.cat(self.labels), world.shares(samples)) != self.margins.negative
+            self.at_95 = at_recall(self.margins.of_all(world, samples), positive, 95)
+        return figures | ({} if self.at_95 is None else {"val_fp95": self.at_95["share"]})
 
 
 class ByClass(Hits):
@@ -101,7 +155,7 @@ class ByClass(Hits):
 
     def add(self, model: Callable[..., Any], images: torch.Tensor, targets: torch.Tensor, batch: Batch) -> None:
         logits, _, sums = self.task.learn(model, images, targets, batch)
-        self.totals += sums
+        self.note(logits, sums, batch)
         right = batch.labels[logits.argmax(1) == batch.labels]
         self.counts += torch.stack([found.bincount(minlength=self.counts.shape[1]) for found in (batch.labels, right)])
 

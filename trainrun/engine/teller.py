@@ -31,6 +31,9 @@ class Silent:
     def event(self, **figures: Any) -> None:
         """Something happened that changes the run."""
 
+    def keep(self) -> None:
+        """The miner has something for the run directory."""
+
     def warn(self, text: str) -> None:
         """Something that a person should know of, though the run goes on."""
 
@@ -72,15 +75,15 @@ class Teller(Silent):
         line = {**self._place(), **figures, "images_per_second": self._rate, "seconds": round(self.run.clock.total, 3)}
         self.journal.write("epoch", line)
         self.console.epoch(line, self.run.state.is_best)
-        self._ledger()
-
-    def _ledger(self) -> None:
-        """Write what the miner knows of each picture, once an epoch; the checkpoints hold it too, so a full disk costs nothing."""
         if self.run.state.step % self.run.plan.steps_per_epoch == 0:
-            try:
-                self.run.miner.write(self.journal.file.parent, self.run.state.step)
-            except OSError as error:
-                self.warn(f"the ledger cannot be written to {self.journal.file.parent}: {error.strerror or error}; the checkpoints hold it")
+            self.keep()
+
+    def keep(self) -> None:
+        """Write what the miner knows of each picture, once an epoch; the checkpoints hold it too, so a full disk costs nothing."""
+        try:
+            self.run.miner.write(self.journal.file.parent, self.run.state.step)
+        except OSError as error:
+            self.warn(f"what mining knows cannot be written to {self.journal.file.parent}: {error.strerror or error}; the checkpoints hold it")
 
     def _measure(self) -> None:
         """Pictures a second of training since this was last called, or as it was where no step was made since."""

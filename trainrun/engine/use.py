@@ -21,7 +21,7 @@ from trainrun.engine.resident import budget, open_feed
 from trainrun.engine.run import open_data, seen_shape, settle
 from trainrun.engine.sampling import make_sampler
 from trainrun.engine.signals import Interrupted, Signals
-from trainrun.engine.tasks import ByClass, Classification, task_of
+from trainrun.engine.tasks import ByClass, Classification, negative_label, task_of
 from trainrun.errors import Stopped, UserError
 from trainrun.parts.augmentations import Statistics
 from trainrun.parts.datasets.pictures import BadPicture, decode, measure
@@ -68,7 +68,8 @@ def evaluate_run(
     """Evaluate a run's weights on its validation set, or its test set: the task's figures, the step, and figures by class.
 
     Of labels, `val_loss` in nats, `val_accuracy` in 0..1 and in `classes` {name: {"accuracy", "samples"}}, with accuracy None for a class
-    that has no pictures; of boxes, `val_map`, `val_map_50`, `val_map_75` and {name: {"map", "map_50", "boxes"}}. On the test set the names
+    that has no pictures; where there is a negative class (the first of two, or that of mining), `val_fp95` and in
+    `false_positives_at_95_recall` {"positives", "negatives", "threshold" in nats, "false_positives", "share"}; of boxes, `val_map`, `val_map_50`, `val_map_75` and {name: {"map", "map_50", "boxes"}}. On the test set the names
     begin with `test_`. png: where pictures are drawn with what was found in them, of boxes only. Raises UserError where the data does not
     suit the run.
     """
@@ -88,7 +89,8 @@ def evaluate_run(
             model = load_model(recipe, snapshot, world.device)
             judge: ByClass | Found
             if split.boxes is None:
-                judge = ByClass(Classification(registry.build(recipe.loss)), world, len(data.classes))
+                task = Classification(registry.build(recipe.loss), negative_label(recipe.mining, data.classes))
+                judge = ByClass(task, world, len(data.classes))
                 if png is not None:
                     raise UserError(f"--png draws boxes, and data {recipe.data.name} has none; leave it out")
             else:
@@ -100,7 +102,9 @@ def evaluate_run(
             feed.close()
         except Interrupted:
             raise Stopped(signals.stop or 2) from None
+    more: dict[str, Any] = {}
     if isinstance(judge, ByClass):
+        more = {"false_positives_at_95_recall": judge.at_95} if judge.at_95 else {}
         counts = zip(data.classes, *judge.counts.tolist(), strict=True)
         classes = {name: {"accuracy": right / samples if samples else None, "samples": samples} for name, samples, right in counts}
     else:
@@ -109,7 +113,7 @@ def evaluate_run(
             draw_found(judge, split, data.classes, png)
     if side == "test":
         figures = {name.replace("val_", "test_", 1): value for name, value in figures.items()}
-    return {"run": str(run), "step": snapshot.values["step"], "samples": len(split), **figures, "classes": classes}
+    return {"run": str(run), "step": snapshot.values["step"], "samples": len(split), **figures, **more, "classes": classes}
 
 
 def _split(data: Data, side: str, recipe: Recipe, run: Path, about: dict[str, Any]) -> Split:

@@ -1,4 +1,4 @@
-"""How good detections are: `mean_average_precision`, COCO's measure."""
+"""How good detections are: `mean_average_precision`, COCO's measure; and how many false positives a recall costs: `at_recall`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,23 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MOST = 100  # detections of a picture that count, the best first, as COCO has it
+
+
+def at_recall(scores: Tensor, positive: Tensor, percent: int) -> dict[str, Any] | None:
+    """How many negatives are taken for positives where `percent` of the positives are found; None where one of the two is missing.
+
+    scores: float [n], higher for what looks positive. positive: bool [n]. The threshold is the score of the k-th highest positive of P,
+    k being percent P / 100 rounded up: the highest one that so many positives reach. A negative that reaches it counts.
+    Returns {"positives", "negatives", "threshold", "false_positives", "share"}, share being false_positives / negatives.
+    """
+    found, others = scores[positive], scores[~positive]
+    if not len(found) or not len(others):
+        return None
+    threshold = found.sort(descending=True).values[-(-percent * len(found) // 100) - 1]
+    wrong = int((others >= threshold).sum())
+    return {
+        "positives": len(found), "negatives": len(others), "threshold": float(threshold), "false_positives": wrong, "share": wrong / len(others)
+    }  # fmt: skip
 
 
 def evaluator() -> Any:

@@ -14,7 +14,8 @@ from pydantic import Field
 
 from trainrun.draw import order, places
 from trainrun.errors import UserError
-from trainrun.recipe.registry import nearest, part
+from trainrun.recipe.classes import label_of
+from trainrun.recipe.registry import part
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,10 +83,8 @@ def weighted(
     """
     import torch
 
-    if unknown := [name for name in weights if name not in classes]:
-        near = nearest(unknown[0], classes)
-        hint = f"did you mean {near}?" if near else f"there are {', '.join(classes[:20])}{', ...' if len(classes) > 20 else ''}"
-        raise UserError(f"sampler.weights: the data has no class {unknown[0]!r}; {hint}")
+    for name in weights:
+        label_of("sampler.weights", name, classes)
     counts = labels.bincount(minlength=len(classes)).double()
     chances = torch.tensor([weights.get(name, 1.0) for name in classes], dtype=torch.float64) * counts.pow(power)
     chances[counts == 0] = 0

@@ -46,7 +46,7 @@ class Duration:
 def expectation(units: tuple[Unit, ...], bare: Unit | None = None) -> str:
     """What a duration in `units` is, in words."""
     *most, last = (_EXAMPLE[u] for u in units)
-    words = f"a duration such as {', '.join(most)} or {last}"
+    words = "a duration such as " + (f"{', '.join(most)} or {last}" if most else last)
     return f"{words}; a plain number counts in {bare}" if bare else words
 
 
@@ -82,8 +82,9 @@ def _type(units: tuple[Unit, ...], bare: Unit | None = None) -> Any:
     ]
 
 
-# The three lengths that recipes speak of. A part's option says which it takes by naming one of them.
+# The lengths that recipes speak of. A part's option says which it takes by naming one of them.
 Epochs = _type(("ep", "st"), bare="ep")
 Span = _type(("ep", "st", "%"))
 Interval = _type(("ep", "st", "s"))
 Steps = _type(("ep", "st"), bare="st")
+WholeEpochs = _type(("ep",), bare="ep")  # that they are whole is seen to by a check of the recipe

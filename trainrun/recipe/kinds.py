@@ -51,7 +51,7 @@ class PartOf:
 
 
 class DataOptions(Options):
-    """What every data set takes besides its own options: how its pictures reach the device, and what is spoilt on purpose."""
+    """What every data set takes besides its own options: how its pictures reach the device, what is asked of them, and what is spoilt on purpose."""
 
     resident: Annotated[
         Literal["auto", "yes", "no"],
@@ -69,6 +69,13 @@ class DataOptions(Options):
         ),
     ] = "auto"
     timeout: Annotated[float, Field(gt=0, description="Seconds without a batch after which a worker counts as stuck.")] = 120.0
+    one_against_rest: Annotated[
+        str | None,
+        Field(
+            min_length=1, description="Name of a class: it becomes the second of two classes, and all others together become the first, called rest.",
+            json_schema_extra={"errorMessage": "the name of a class, in quotes where it is a number"},
+        ),
+    ] = None  # fmt: skip
     imbalance: Annotated[
         float | None,
         Field(gt=1, le=1e6, description="Thin out the training classes, from the first to the last, until that one has so many times fewer pictures."),

@@ -47,8 +47,8 @@ class Sense:
 
     @property
     def complete(self) -> bool:
-        """Whether every field is written, as in the recipe that a run directory holds."""
-        return all((name,) in self.sources for name in Recipe.model_fields)
+        """Whether every field is written, as in the recipe that a run directory holds; one that is off without a word may be newer than the run."""
+        return all((name,) in self.sources for name, field in Recipe.model_fields.items() if field.default is not None)
 
     def value(self, at: Keys) -> Any:
         """The value at a path."""
@@ -276,6 +276,8 @@ def last_batch_has_statistics(sense: Sense) -> Iterator[Fault]:
     model, sampler, batch, pictures = sense.recipe.model, sense.recipe.sampler, sense.recipe.batch_size, _training_pictures(sense)
     batch_norm, length = _fact(sense, model, "batch_norm"), _fact(sense, sampler, "length")
     if batch == "full" or batch == 1 or pictures is None or not length or not batch_norm or not batch_norm(model.options):
+        return
+    if sense.recipe.mining and _fact(sense, sense.recipe.mining, "offline"):  # then an epoch is as long as the set that it begins with
         return
     samples = length(sampler.options, pictures)
     if 1 in pieces(samples, batch):

@@ -61,7 +61,7 @@ def labels_are_not_boxes(sense: Sense) -> Iterator[Fault]:
     if not _detects(sense):
         return
     recipe = sense.recipe
-    for option in ("imbalance", "label_noise"):
+    for option in ("one_against_rest", "imbalance", "label_noise"):
         if recipe.data.options.get(option) is not None:
             yield f"data.{option}", "is for pictures with one label each, and these have boxes; leave it out", None
     if recipe.data.options.get("cut") == "worker":

@@ -37,7 +37,7 @@ def keep_or_ratio(sense: Sense) -> Iterator[Fault]:
 def pictures_are_whole(sense: Sense) -> Iterator[Fault]:
     mining = sense.recipe.mining
     part = mining and sense.registry.get("mining", mining.name)
-    if part and part.facts.get("task") == "classification":
+    if part and part.facts.get("task") == "classification" and not part.facts.get("offline"):
         for node in sense.recipe.augment:
             mixes = sense.registry.get(node.kind, node.name)
             if mixes and mixes.facts.get("mixes"):
@@ -100,6 +100,39 @@ def mining_has_its_time(sense: Sense) -> Iterator[Fault]:
                 yield f"mining.{name}", f"{moment} is never reached, epochs: {whole}, so it has no effect", None
 
 
+def rounds_end_in_time(sense: Sense) -> Iterator[Fault]:
+    if not (options := _mining(sense, "rounds")):
+        return
+    every, rounds, whole = options["every"], options["rounds"], sense.recipe.epochs
+    if every.value != int(every.value):
+        yield "mining.every", f"{every} is no whole number of epochs, at whose end the pictures of the next are chosen", None
+    elif not sense.short_trial():
+        last = Duration(rounds * every.value, "ep")
+        if _after(last, whole):
+            when = f"round {rounds} comes after {last}" + (f", {every} each" if rounds > 1 else "")
+            yield "mining.rounds", f"{when}, and epochs: {whole} leave nothing to train on what it adds", None
+
+
+def rounds_choose_the_pictures(sense: Sense) -> Iterator[Fault]:
+    if _mining(sense, "rounds") and sense.recipe.sampler.name != "shuffle":
+        yield "sampler", f"{sense.recipe.sampler.name} has no effect: mining rounds says which pictures an epoch has; expected shuffle", "shuffle"
+
+
+def rounds_choose_from_a_pool(sense: Sense) -> Iterator[Fault]:
+    options = _mining(sense, "rounds") or {}
+    if options.get("pool") is not None and _alike(options["pool"], options["add"]) and _number(options["pool"]) <= _number(options["add"]):
+        yield "mining.pool", f"{options['pool']} is no more than add, {options['add']}, so that nothing is chosen", None
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Whether two amounts are counted alike."""
+    return type(a) is type(b)
+
+
+def _number(amount: Any) -> float:
+    return float(str(amount).removesuffix("x"))
+
+
 MINING_CHECKS = (
     keep_or_ratio,
     pictures_are_whole,
@@ -107,4 +140,7 @@ MINING_CHECKS = (
     one_pass_sees_the_batch,
     negatives_have_a_class,
     mining_has_its_time,
+    rounds_end_in_time,
+    rounds_choose_the_pictures,
+    rounds_choose_from_a_pool,
 )

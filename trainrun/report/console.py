@@ -91,7 +91,7 @@ def row(figures: dict[str, Any], total_epochs: float, chosen: Sequence[str]) -> 
 
 def told(figures: dict[str, Any]) -> str:
     """The figures of an evaluation in words."""
-    words = {"loss": "loss {:.4f}", "accuracy": "accuracy {:.2%}", "map": "mAP {:.2%}", "map_50": "AP50 {:.2%}"}
+    words = {"loss": "loss {:.4f}", "accuracy": "accuracy {:.2%}", "fp95": "false positives at 95% recall {:.2%}", "map": "mAP {:.2%}", "map_50": "AP50 {:.2%}"}
     known = [(f"{side}_{name}", f"{side} {form}") for side in ("val", "test") for name, form in words.items()]
     return ", ".join(form.format(figures[name]) for name, form in known if name in figures)
 

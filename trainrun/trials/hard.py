@@ -6,11 +6,13 @@ import math
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainrun.engine.checkpoint import Damaged
 from trainrun.engine.judge import Trained, judge, reopen
+from trainrun.engine.rounds import Round, file_of, numbers, read_round
 from trainrun.engine.signals import Interrupted, Signals
 from trainrun.errors import Stopped, UserError
 from trainrun.report.command import command
@@ -30,7 +32,7 @@ class Hard:
     """The hardest pictures of a run, the hardest first.
 
     ids, losses, predicted: [top], of those that are shown. flipped: how many of the labels that were made wrong on purpose stand among
-    the first of the whole order, where any were.
+    the first of the whole order, where any were. round: the round of mining whose pictures these are, if one was asked for.
     """
 
     run: Path
@@ -40,13 +42,17 @@ class Hard:
     losses: np.ndarray
     predicted: np.ndarray
     flipped: dict[str, Any] | None
+    round: Round | None = None
 
     def document(self) -> dict[str, Any]:
         """The list, with what the run noted of each picture; null is what is not known."""
+        found = self.round
+        about = None if found is None else {"round": found.number, "step": found.step, "added": len(found.added), "active": len(found.active)}
         return {
             "run": str(self.run),
             "step": self.trained.snapshot.values["step"],
             "by": self.by,
+            "round": about,
             "samples": len(self.trained.data.train),
             "hardest": [self._row(n) for n in range(len(self.ids))],
             "flipped": self.flipped,
@@ -64,19 +70,23 @@ class Hard:
             "loss": _finite(self.losses[n]),
             "kept": None if kept is None else int(kept[i]),
             "last_loss": None if last is None else _finite(last[i]),
+            "score": None if self.round is None or n >= len(self.round.scores) else _finite(self.round.scores[n]),
             "flipped": None if was is None else was != int(split.labels[i]),
             "original": None if was is None else classes[was],
         }
 
     def lines(self, width: int) -> str:
         """A table, with names and paths cut to fit."""
-        rows = [("", "loss", "kept", "label", "predicted", "picture")]
+        noted, form = ("kept", ",") if self.round is None else ("score", ".2f")
+        rows = [("", "loss", noted, "label", "predicted", "picture")]
         for n, row in enumerate(self.document()["hardest"], 1):
             flipped = f" (was {row['original']})" if row["flipped"] else ""
-            rows.append((f"{n}", _told(row["loss"], ".3f"), _told(row["kept"], ","), row["label"] + flipped, row["predicted"], row["source"]))
+            rows.append((f"{n}", _told(row["loss"], ".3f"), _told(row[noted], form), row["label"] + flipped, row["predicted"], row["source"]))
         names = [[clean(cell, keep="") for cell in row[3:5]] for row in rows]
         first, second = (min(max(len(name[column]) for name in names), 24) for column in (0, 1))
         told = []
+        if self.round:
+            told.append(f"round {self.round.number}, step {self.round.step:,}: {len(self.round.added):,} added, {len(self.round.active):,} active")
         for (number, loss, kept, *_, source), (label, predicted) in zip(rows, names, strict=True):
             line = f"{number:>4}  {loss:>7}  {kept:>5}  {label[:first]:{first}}  {predicted[:second]:{second}}  "
             told.append((line + _end(clean(source, keep=""), max(width - len(line), 12))).rstrip())
@@ -90,7 +100,8 @@ class Hard:
         """The pictures with their labels."""
         pictures = self.trained.data.train.read(self.ids.tolist())
         rows = self.document()["hardest"]
-        captions = [f"{n}. label {row['label']}\nseen {row['predicted']}\nloss {_told(row['loss'], '.2f')}" for n, row in enumerate(rows, 1)]
+        noted = "loss" if self.round is None else "score"
+        captions = [f"{n}. label {row['label']}\nseen {row['predicted']}\n{noted} {_told(row[noted], '.2f')}" for n, row in enumerate(rows, 1)]
         return Sheet(captions, list(pictures))
 
 
@@ -108,10 +119,24 @@ def _end(text: str, width: int) -> str:
 
 
 def hardest(
-    run: Path, overrides: Sequence[str] = (), *, top: int = 50, by: str = "loss", allow_plugins: bool = False, checkpoint: str | None = None
+    run: Path,
+    overrides: Sequence[str] = (),
+    *,
+    top: int = 50,
+    by: str | None = None,
+    round: int | None = None,
+    allow_plugins: bool = False,
+    checkpoint: str | None = None,
 ) -> Hard:
-    """Order the training pictures of a run: by their loss under its weights, by the last loss that mining saw, or by how often it kept them."""
+    """Order the training pictures of a run: by their loss under its weights, by the last loss that mining saw, or by how often it kept them.
+
+    round: instead, those that a round of mining added (0: the negatives of the start), the highest score first.
+    """
     import numpy as np
+
+    if round is not None and by is not None:
+        raise UserError(f"--round goes by the scores of that round; leave out --by {by}").then(command("hard", run, "--round", round))
+    by = by or "loss"
 
     if by not in ORDERS:
         raise UserError(f"--by is {', '.join(ORDERS[:-1])} or {ORDERS[-1]}, found {by!r}").then(command("hard", run))
@@ -120,7 +145,14 @@ def hardest(
             with signals.at_once():
                 trained = reopen(run, overrides, allow_plugins=allow_plugins, checkpoint=checkpoint)
             everyone = np.arange(len(trained.data.train))
+            if round is not None:
+                of = _round(trained, round, run)
+                ids = of.added.numpy()[:top]
+                losses, predicted = judge(trained, ids, world, signals)
+                return Hard(run, trained, "round", ids, losses, predicted, None, of)
             if by == "loss":
+                if trained.kept is not None and len(trained.kept) != len(everyone):  # notes of other pictures
+                    trained = replace(trained, kept=None, last_loss=None)
                 losses, predicted = judge(trained, everyone, world, signals)
                 order = np.argsort(-np.nan_to_num(losses, nan=np.inf), kind="stable")
                 ids = order[:top]
@@ -132,6 +164,27 @@ def hardest(
         except Interrupted:
             raise Stopped(signals.stop or 2) from None
     return Hard(run, trained, by, ids, losses, predicted, _flipped(trained, order))
+
+
+def _round(trained: Trained, number: int, run: Path) -> Round:
+    """A round of the run, from its file; raises UserError where there is none, where it is damaged, and where the data cannot be that of the run."""
+    there = numbers(run)
+    if not there:
+        what = f"{run} has no rounds of mining, which are those of mining: {{name: rounds}}; leave out --round"
+        raise UserError(what).then(command("hard", run))
+    if number not in there:
+        which = f"rounds {there[0]} to {there[-1]}" if len(there) > 1 else f"round {there[0]} only"
+        raise UserError(f"{run} has {which}, found --round {number}").then(command("hard", run, "--round", there[-1]))
+    try:
+        found = read_round(file_of(run, number))
+    except Damaged as error:
+        raise UserError(f"{error}; restore it, or leave out --round").then(command("hard", run)) from None
+    if int(found.active.max()) >= len(trained.data.train):
+        what = f"{run} has rounds of more training pictures than the data, which has {len(trained.data.train):,}"
+        raise UserError(what).then(command("hard", run, "--round", number))
+    if not trained.same_data:
+        print("warning: the files of the training pictures have changed since the run, which its rounds cannot know", file=sys.stderr)
+    return found
 
 
 def _noted(trained: Trained, by: str, run: Path) -> np.ndarray:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from trainrun.errors import UserError
+from trainrun.recipe.classes import label_of
 from trainrun.recipe.durations import Duration, Span
-from trainrun.recipe.registry import nearest, part
+from trainrun.recipe.registry import part
 
 if TYPE_CHECKING:
     import numpy as np
@@ -168,9 +168,5 @@ def ohem(
     of Deep Convolutional Feature Point Descriptors.
     Example: {name: ohem, keep: 0.5, start: 5ep}
     """
-    if negative_class is not None and negative_class not in classes:
-        near = nearest(negative_class, classes)
-        hint = f"did you mean {near}?" if near else f"there are {', '.join(classes[:20])}{', ...' if len(classes) > 20 else ''}"
-        raise UserError(f"mining.negative_class: the data has no class {negative_class!r}; {hint}")
-    negative = None if negative_class is None else list(classes).index(negative_class)
+    negative = None if negative_class is None else label_of("mining.negative_class", negative_class, classes)
     return Ohem(keep, start, end, ramp, passes, by, within, always_keep, ratio, scope, negative)
