@@ -90,6 +90,15 @@ def test_every_example_loads(page: Path, tmp_path: Path) -> None:
         load(tmp_path / "example.yaml")
 
 
+def test_every_example_of_detection_loads(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(BASE.replace("tiny_convnet", "tiny_fasterrcnn"))
+    examples = BLOCK.findall((DOCS / "detection.md").read_text(encoding="utf-8"))
+    assert len(examples) == 3
+    for _, text in examples:
+        (tmp_path / "example.yaml").write_text(f"extends: base.yaml\n{text}")
+        load(tmp_path / "example.yaml")
+
+
 def test_every_recipe_of_the_pages_loads_or_says_why_not(tmp_path: Path) -> None:
     text = (DOCS / "recipes.md").read_text(encoding="utf-8")
     (tmp_path / "base.yaml").write_text(BASE)

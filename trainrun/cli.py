@@ -148,7 +148,7 @@ def show(
     why: Annotated[bool, typer.Option("--why", help="Say after each value where it comes from.")] = False,
     augment: Annotated[bool, typer.Option("--augment", help="Instead, draw training pictures before and after each augmentation.")] = False,
     pca: Annotated[bool, typer.Option("--pca", help="Instead, print the principal components of the training pictures' pixels.")] = False,
-    counts: Annotated[bool, typer.Option("--counts", help="Instead, count the pictures of each class in the data and in an epoch.")] = False,
+    counts: Annotated[bool, typer.Option("--counts", help="Instead, count the pictures of each class in the data and in an epoch, or the boxes.")] = False,
     init: Annotated[bool, typer.Option("--init", help="Instead, say what the first weights do to one batch, layer by layer.")] = False,
     png: Annotated[Path | None, typer.Option("--png", metavar="FILE", help="Where to draw; by default NAME-augment.png.")] = None,
     allow_plugins: Plugins = False,

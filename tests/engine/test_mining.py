@@ -6,6 +6,7 @@ import copy
 import errno
 import itertools
 import json
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -369,7 +370,7 @@ def test_a_disk_without_room_for_the_ledger_costs_a_warning(
     def full(*_: Any, **__: Any) -> bytes:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("trainrun.engine.directory.os.fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     miner = made(tmp_path, **FIELDS)[0].miner
     with pytest.raises(OSError):
         miner.write(tmp_path, 3)
@@ -377,7 +378,7 @@ def test_a_disk_without_room_for_the_ledger_costs_a_warning(
     monkeypatch.undo()
     monkeypatch.setattr(Miner, "write", full)
     result = launched(tmp_path, "run", **FIELDS)
-    assert result["stop"] == "epochs" and "what mining notes cannot be written to" in capsys.readouterr().err
+    assert result["stop"] == "epochs" and "what mining knows cannot be written to" in capsys.readouterr().err
     assert "mining.kept" in Checkpoints(Path(result["run"])).named("last").tensors
 
 

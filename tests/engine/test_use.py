@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from small import CPU
 from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_pre_hook
 
@@ -25,9 +26,7 @@ from trainrun.engine.tasks import ByClass, Classification
 from trainrun.engine.use import evaluate_run, predict
 from trainrun.errors import UserError
 from trainrun.recipe.load import load
-from trainrun.world import World
 
-CPU = World(torch.device("cpu"))
 SIDE = 16
 CLASSES = ["\x1b[31mdog", "[red]cat", "fox"]  # as folders
 NAMES = [r"\x1b[31mdog", "[red]cat", "fox"]  # as text, in the order of the labels

@@ -120,7 +120,11 @@ class Detection:
 
 
 class Found:
-    """`val_map`, `val_map_50` and `val_map_75`, COCO's average precisions in 0..1; `by_class` holds those of each class."""
+    """`val_map`, `val_map_50` and `val_map_75`, COCO's average precisions in 0..1; `by_class` holds those of each class.
+
+    The network is asked about one picture at a time: in a batch a smaller one is padded, which it can see, so what is found would depend on
+    batch size and number of processes.
+    """
 
     def __init__(self, classes: int) -> None:
         self.classes = classes
@@ -128,7 +132,8 @@ class Found:
         self.by_class: Sequence[tuple[float | None, float | None]] = ()
 
     def add(self, model: Callable[..., Any], images: list[torch.Tensor], targets: list[Target], batch: Batch) -> None:
-        for found, true in zip(model(images), targets, strict=True):
+        for image, true in zip(images, targets, strict=True):
+            (found,) = model([image])
             self.pictures.append(({name: value.float().cpu() for name, value in found.items()}, {name: value.cpu() for name, value in true.items()}))
 
     def figures(self, world: World, samples: int) -> dict[str, float]:

@@ -15,10 +15,13 @@ from trainrun.engine.inputs import make_inputs
 from trainrun.engine.resident import budget, open_feed
 from trainrun.engine.run import open_data, settle
 from trainrun.engine.signals import Signals
+from trainrun.engine.tasks import task_of
 from trainrun.engine.use import load_model, open_run, refuse_other, statistics_of
+from trainrun.errors import UserError
 from trainrun.parts.datasets.splits import Data
 from trainrun.recipe.registry import registry
 from trainrun.recipe.schema import Recipe
+from trainrun.report.command import command
 from trainrun.world import World
 
 _AT_ONCE = 256
@@ -43,6 +46,9 @@ class Trained:
 def reopen(run: Path, overrides: Sequence[str], *, allow_plugins: bool, checkpoint: str | None) -> Trained:
     """Open a run directory and its data; the ledger is that of the last checkpoint. Raises UserError where the data does not suit the run."""
     recipe, snapshot = open_run(run, overrides, allow_plugins, checkpoint)
+    if task_of(recipe, registry) == "detection":
+        found = f"hard orders pictures by the loss of their label, and data {recipe.data.name} has boxes; see what is found in them with eval --png"
+        raise UserError(found).then(command("eval", run, "--png", "found.png"))
     data = open_data(recipe.data)
     refuse_other(data, data.train, recipe, snapshot.values["input"])
     tensors = Checkpoints(run).named("last").tensors

@@ -83,7 +83,7 @@ class Teller(Silent):
         try:
             self.run.miner.write(self.journal.file.parent, self.run.state.step)
         except OSError as error:
-            self.warn(f"what mining notes cannot be written to {self.journal.file.parent}: {error.strerror or error}; the checkpoints hold it")
+            self.warn(f"what mining knows cannot be written to {self.journal.file.parent}: {error.strerror or error}; the checkpoints hold it")
 
     def _measure(self) -> None:
         """Pictures a second of training since this was last called, or as it was where no step was made since."""

@@ -80,6 +80,8 @@ def evaluate_run(
             with signals.at_once():
                 data = open_data(recipe.data)
                 split = _split(data, side, recipe, run, about)
+                if split.boxes is not None and all(each.ignored.all() for each in split.boxes):
+                    raise UserError(f"data {recipe.data.name} of {run} has no boxes in its {side} pictures but ignored ones")
                 cut = make_cut(recipe, registry)
                 feed = open_feed(split, recipe.data, world, budget(world), cut)
             recipe, _ = settle(recipe, world, feed.shape)
@@ -119,6 +121,8 @@ def _split(data: Data, side: str, recipe: Recipe, run: Path, about: dict[str, An
     split = data.validation if side == "validation" else data.test
     if split is None:
         more = "; name some with data.root=... or data.validation=0.1" if side == "validation" else ", which only data with boxes can name"
+        if data.train.boxes is not None:
+            more = f"; name them with data.{side}=..."
         raise UserError(f"data {recipe.data.name} of {run} has no {side} pictures{more}")
     refuse_other(data, split, recipe, about)
     return split

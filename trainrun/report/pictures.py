@@ -41,7 +41,7 @@ class _Layout:
 
 @dataclass(frozen=True)
 class Grid:
-    """Titles of columns and of rows, and for each column its pictures from top to bottom: uint8 [H, W, C], of one size within a column."""
+    """Titles of columns and of rows, and for each column its pictures from top to bottom: uint8 [H, W, C]."""
 
     titles: list[str]
     rows: list[str]
@@ -125,7 +125,8 @@ class Grid:
 
     def _largest(self) -> tuple[int, int]:
         """The greatest height and width of a picture."""
-        return max(pictures[0].shape[0] for pictures in self.columns), max(pictures[0].shape[1] for pictures in self.columns)
+        shapes = [picture.shape for pictures in self.columns for picture in pictures]
+        return max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)
 
 
 @dataclass(frozen=True)

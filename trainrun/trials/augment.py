@@ -1,4 +1,4 @@
-"""`trainrun show RECIPE --augment`: training pictures before and after each augmentation, as a grid.
+"""`trainrun show RECIPE --augment`: training pictures before and after each augmentation, as a grid, with their boxes where they have some.
 
 The pictures are those of the run: its own feed fetches them and its own inputs change them, with the numbers that the run
 draws for that sample in that epoch, whether or not a sampler takes it there. The recipe is made small only in what comes
@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainrun.engine.detection import BoxedInputs, target_of
 from trainrun.engine.feed import Batch
 from trainrun.engine.inputs import Inputs, make_inputs
 from trainrun.engine.run import Run, build, closing, open_data, settle
@@ -23,6 +24,7 @@ from trainrun.parts.datasets.splits import Data
 from trainrun.recipe.dump import plain
 from trainrun.recipe.registry import Part, PartNode, Registry, registry
 from trainrun.recipe.schema import Recipe
+from trainrun.report.boxes import boxed
 from trainrun.report.console import clean
 from trainrun.report.pictures import Grid
 from trainrun.world import World, enter
@@ -37,51 +39,63 @@ _NOTHING = PartNode("augment", "-", {})
 
 @dataclass(frozen=True)
 class Row:
-    """A training picture in an epoch."""
+    """A training picture in an epoch; `label` is its class, or None where it has `boxes`, whose number that is."""
 
     sample: int
     source: str
-    label: str
+    label: str | None
     epoch: int
+    boxes: int | None = None
+
+    @property
+    def title(self) -> str:
+        """What stands beside the picture."""
+        return f"{self.label if self.boxes is None else f'{self.boxes} box' + 'es' * (self.boxes != 1)}\nsample {self.sample}\nepoch {self.epoch}"
 
 
 @dataclass(frozen=True)
 class Augmented:
-    """What the augmentations of a recipe do to some training pictures; `fed` is what the network is given, a row a picture."""
+    """What the augmentations of a recipe do to some training pictures; `fed` is what the network is given, float32 [C, H, W] a picture."""
 
     recipe: Recipe
     rows: list[Row]
     columns: dict[str, list[np.ndarray]]
     scaling: list[str]
-    fed: torch.Tensor
+    fed: list[torch.Tensor]
 
     def document(self) -> dict[str, Any]:
-        """Columns and rows; sizes are height and width in pixels."""
+        """Columns and rows; sizes are height and width in pixels, the largest of each where pictures have boxes and are of any size."""
         return {
             "name": self.recipe.name,
             "seed": self.recipe.seed,
             "augment": plain(self.recipe.augment),
-            "columns": [{"title": title, "size": list(pictures[0].shape[:2])} for title, pictures in self.columns.items()],
-            "rows": [{"sample": r.sample, "source": r.source, "class": r.label, "epoch": r.epoch} for r in self.rows],
+            "columns": [{"title": title, "size": list(_size(pictures))} for title, pictures in self.columns.items()],
+            "rows": [
+                {"sample": r.sample, "source": r.source, **({"class": r.label} if r.boxes is None else {"boxes": r.boxes}), "epoch": r.epoch}
+                for r in self.rows
+            ],
         }
 
     def lines(self, width: int) -> str:
         """What the columns are."""
         shown = f"{len({r.sample for r in self.rows})} training pictures with seed {self.recipe.seed}, as in " + _epochs(self.rows)
-        columns = "columns: " + ", ".join(
-            f"{title} ({pictures[0].shape[0]}x{pictures[0].shape[1]})" for title, pictures in self.columns.items()
-        )
+        columns = "columns: " + ", ".join(f"{title} ({'x'.join(map(str, _size(pictures)))})" for title, pictures in self.columns.items())
         undone = [f"{', '.join(self.scaling)}: scales values only, and is undone in the pictures"] if self.scaling else []
         return "\n".join(textwrap.fill(text, width, subsequent_indent="  ", break_on_hyphens=False) for text in [shown, columns, *undone])
 
     @property
     def grid(self) -> Grid:
         """The pictures as they are drawn."""
-        return Grid(list(self.columns), [f"{r.label}\nsample {r.sample}\nepoch {r.epoch}" for r in self.rows], list(self.columns.values()))
+        return Grid(list(self.columns), [row.title for row in self.rows], list(self.columns.values()))
 
     def png(self, file: Path) -> None:
         """Write the grid."""
         self.grid.png(file)
+
+
+def _size(pictures: Sequence[np.ndarray]) -> tuple[int, int]:
+    """The largest height and width."""
+    return max(picture.shape[0] for picture in pictures), max(picture.shape[1] for picture in pictures)
 
 
 def _epochs(rows: Sequence[Row]) -> str:
@@ -111,22 +125,26 @@ def look(recipe: Recipe, world: World, parts: Registry = registry, *, ids: Seque
         # What the feed has cut already is shown alone as it comes; the parts behind it are shown on what evaluation cuts out.
         middle = taken.as_in_evaluation(run) if cut else taken
         scaling = [p for p in range(1 if cut else 0, len(recipe.augment)) if _only_scales(run, p, taken, parts)]
-        columns = {"original": _whole(taken, data, cut.size) if cut else [picture.permute(1, 2, 0).cpu().numpy() for picture in taken.images]}
+        columns = {"original": _whole(taken, data, cut.size) if cut else taken.originals(data.classes)}
         for place, node in enumerate(recipe.augment):
             if place not in scaling:
                 # What scales stays before the parts behind it, which are made for what it gives.
                 alone = _only(run, [*(p for p in scaling if p < place), place], parts)
-                columns[_title(node.name, columns)] = (taken if place == 0 else middle).shown(alone)
-        columns[_title("all together", columns)] = taken.shown(run.inputs)
-        rows = [Row(i, data.train.source(i), data.classes[label], epoch) for i, label, epoch in taken.rows]
-        fed = taken.fed(run.inputs).cpu()
+                columns[_title(node.name, columns)] = (taken if place == 0 else middle).shown(alone, data.classes)
+        columns[_title("all together", columns)] = taken.shown(run.inputs, data.classes)
+        boxes = data.train.boxes
+        rows = [
+            Row(i, data.train.source(i), data.classes[label], epoch) if boxes is None else Row(i, data.train.source(i), None, epoch, len(boxes[i]))
+            for i, label, epoch in taken.rows
+        ]
+        fed = [picture.cpu() for picture in taken.fed(run.inputs)]
     order = sorted(range(len(rows)), key=lambda n: ([row.sample for row in rows].index(rows[n].sample), rows[n].epoch))
     return Augmented(
         recipe=settled,
         rows=[rows[n] for n in order],  # those of one picture stand together
         columns={title: [pictures[n] for n in order] for title, pictures in columns.items()},
         scaling=[recipe.augment[place].name for place in scaling],
-        fed=fed[order],
+        fed=[fed[n] for n in order],
     )
 
 
@@ -146,6 +164,7 @@ def _small(recipe: Recipe, data: Data, parts: Registry) -> Recipe:
             "model": part("model", "tiny_convnet", width=1, depth=1, norm="none"),
             "initializer": part("initializer", "default"),
             "optimizer": part("optimizer", "sgd"),
+            "mining": None,
             "early_stopping": None,
             "ema": None,
             "compile": "off",
@@ -159,7 +178,8 @@ def _only(run: Run, places: Sequence[int], parts: Registry) -> Inputs:
     alone.restore(parts.snapshot())
     alone.add(Part(_NOTHING.kind, _NOTHING.name, lambda images, draw: images))
     nodes = [node if place in places else _NOTHING for place, node in enumerate(run.recipe.augment[: max(places) + 1])]
-    return make_inputs(nodes, run.recipe.seed, run.recipe.memory_format, run.statistics, alone, cut=run.training.cut is not None)
+    inputs = make_inputs(nodes, run.recipe.seed, run.recipe.memory_format, run.statistics, alone, cut=run.training.cut is not None)
+    return BoxedInputs.of(inputs) if run.training.split.boxes is not None else inputs
 
 
 @dataclass(frozen=True)
@@ -170,11 +190,9 @@ class _Taken:
     count: int
 
     @property
-    def images(self) -> torch.Tensor:
-        """uint8 [count, C, H, W], as the feed gives them."""
-        import torch
-
-        return torch.cat([batch.images for batch in self.batches])[: self.count]
+    def images(self) -> list[torch.Tensor]:
+        """uint8 [C, H, W], as the feed gives them."""
+        return [image for batch in self.batches for image in batch.images][: self.count]
 
     @property
     def rows(self) -> list[tuple[int, int, int]]:
@@ -187,23 +205,39 @@ class _Taken:
         plain = [next(run.training([batch.ids.cpu()], batch.epoch, [len(batch)])) for batch in self.batches]
         return _Taken([replace(batch, images=other.images) for batch, other in zip(self.batches, plain, strict=True)], self.count)
 
-    def fed(self, inputs: Inputs, training: bool = True) -> torch.Tensor:
-        """What the network is given of them: float32 [count, C, H, W]."""
-        import torch
-
-        return torch.cat([inputs(batch, training)[0] for batch in self.batches])[: self.count]
+    def fed(self, inputs: Inputs, training: bool = True) -> list[torch.Tensor]:
+        """What the network is given of them: float32 [C, H, W]."""
+        return [picture for batch in self.batches for picture in inputs(batch, training)[0]][: self.count]
 
     def extremes(self, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
         """What black and white become: [C, 1, 1] each."""
+        import torch
+
         some = self.batches[0].split(1)[0]
-        black, white = (inputs(replace(some, images=some.images.clone().fill_(value)), False)[0][0] for value in (0, 255))
+        filled = [[image.clone().fill_(value) for image in some.images] for value in (0, 255)]
+        black, white = (inputs(replace(some, images=torch.stack(each) if some.boxes is None else each), False)[0][0] for each in filled)
         return black.mean((1, 2), keepdim=True), white.mean((1, 2), keepdim=True)
 
-    def shown(self, inputs: Inputs) -> list[np.ndarray]:
-        """What the network is given of them, scaled back to uint8 [H, W, C]."""
+    def originals(self, classes: Sequence[str]) -> list[np.ndarray]:
+        """As they are read, uint8 [H, W, C], with all of their boxes."""
+        return self._drawn(self.images, [target for batch in self.batches for target in map(target_of, batch.boxes or ())], classes)
+
+    def shown(self, inputs: Inputs, classes: Sequence[str]) -> list[np.ndarray]:
+        """What the network is given of them, scaled back to uint8 [H, W, C], with the boxes that it learns from."""
         black, white = self.extremes(inputs)
-        values = (self.fed(inputs) - black) / (white - black)
-        return list(values.nan_to_num(0).mul(255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy())
+        given = [inputs(batch, True) for batch in self.batches]
+        values = [(picture - black) / (white - black) for images, _ in given for picture in images][: self.count]
+        levels = [value.nan_to_num(0).mul(255).round().clamp(0, 255).byte() for value in values]
+        return self._drawn(levels, [target for _, targets in given for target in targets], classes)
+
+    def _drawn(self, images: Sequence[torch.Tensor], targets: Sequence[Any], classes: Sequence[str]) -> list[np.ndarray]:
+        pictures = [image.permute(1, 2, 0).cpu().numpy() for image in images]
+        if self.batches[0].boxes is None:
+            return pictures
+        return [
+            boxed(picture, target["boxes"].cpu().numpy(), target["labels"].cpu().numpy() - 1, classes)
+            for picture, target in zip(pictures, targets, strict=False)
+        ]
 
 
 def _taken(run: Run, parts: Registry, ids: Sequence[int], epochs: int) -> _Taken:
@@ -213,6 +247,10 @@ def _taken(run: Run, parts: Registry, ids: Sequence[int], epochs: int) -> _Taken
     def fetched(some: torch.Tensor, epochs: Iterable[int]) -> list[Batch]:
         return [batch for epoch in epochs for batch in run.training([some], epoch, [len(some)], training=True)]
 
+    within = range(min(epochs, -(-run.plan.total // run.plan.steps_per_epoch)))
+    if run.training.split.boxes is not None and not ids:  # each is changed by itself
+        few = run.sampler(0)[:_SAMPLES]
+        return _Taken(fetched(few, within), len(few) * len(within))
     if ids:
         return _Taken(fetched(torch.tensor(ids), range(epochs)), len(ids) * epochs)
     batches: list[Batch] = []
@@ -224,11 +262,10 @@ def _taken(run: Run, parts: Registry, ids: Sequence[int], epochs: int) -> _Taken
     first = batches[0]
     mixes = any(part.facts.get("mixes") for node in run.recipe.augment if (part := parts.get(node.kind, node.name)))
     singles = first.split(1)[:count]
-    if mixes or len(singles) < count or not torch.equal(run.inputs(first, True)[0][:count], _Taken(singles, count).fed(run.inputs)):
+    if mixes or len(singles) < count or not all(map(torch.equal, run.inputs(first, True)[0], _Taken(singles, count).fed(run.inputs))):
         return _Taken(batches, count)
-    few = first.split(_SAMPLES)[0]
-    within = range(min(epochs, -(-run.plan.total // run.plan.steps_per_epoch)))
-    return _Taken([few, *fetched(few.ids.cpu(), within[1:])], len(few) * len(within))
+    some = first.split(_SAMPLES)[0]
+    return _Taken([some, *fetched(some.ids.cpu(), within[1:])], len(some) * len(within))
 
 
 def _whole(taken: _Taken, data: Data, size: tuple[int, int]) -> list[np.ndarray]:
@@ -255,8 +292,8 @@ def _only_scales(run: Run, place: int, taken: _Taken, parts: Registry) -> bool:
         return False
     inputs = _only(run, [place], parts)
     black, white = taken.extremes(inputs)
-    plain, scaled = black + taken.images / 255 * (white - black), taken.fed(inputs)
-    return plain.shape == scaled.shape and torch.allclose(plain, scaled, rtol=1e-3, atol=1e-3)
+    plain, fed = [black + image / 255 * (white - black) for image in taken.images], taken.fed(inputs)
+    return all(a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-3) for a, b in zip(plain, fed, strict=True))
 
 
 def _title(name: str, taken: Collection[str]) -> str:

@@ -153,7 +153,11 @@ def look(recipe: Recipe, world: World, parts: Registry = registry) -> Init:
     from trainrun.draw import step_seed
     from trainrun.engine.run import build, closing, open_data, settle
     from trainrun.engine.signals import Signals
+    from trainrun.engine.tasks import task_of
+    from trainrun.errors import UserError
 
+    if task_of(recipe, parts) == "detection":
+        raise UserError(f"--init measures classification networks against a guess among the classes, and data {recipe.data.name} has boxes")
     data = open_data(recipe.data, parts)
     settled, _ = settle(recipe.model_copy(update={"compile": "off"}), world, data.train, parts)  # compiled layers cannot be watched
     with closing(build(settled, world, data, Signals(), parts)) as run:
