@@ -261,13 +261,14 @@ def unkilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def within_scoring(mark: Path, number: int, batch: int, act: Callable[[], None]) -> None:
-    """In a child: do something before a batch of the scoring of a round."""
+def within_scoring(mark: Path, number: int, batch: int, act: Callable[[], None], looked: bool = False) -> None:
+    """In a child: do something before a batch of the scoring of a round, or once the network has `looked` at it."""
     from trainrun.engine.rounds import Bootstrap
     from trainrun.engine.run import Run
+    from trainrun.engine.tasks import Margins
 
     noting(mark)
-    scoring, score, check = [0], Bootstrap._score, Run.check
+    scoring, score, check, note = [0], Bootstrap._score, Run.check, Margins.note
 
     def scored(self: Bootstrap, *args: Any) -> Any:
         scoring[:] = [1] if self.done + 1 == number else [0]
@@ -277,13 +278,17 @@ def within_scoring(mark: Path, number: int, batch: int, act: Callable[[], None])
             scoring[:] = [0]
 
     def checked(run: Run) -> None:
-        if scoring[0]:
-            if scoring[0] == batch:
-                act()
-            scoring[0] += 1
+        if scoring[0] == batch and not looked:
+            act()
         check(run)
 
-    Bootstrap._score, Run.check = scored, checked  # type: ignore[method-assign]  # this process is about to end there
+    def noted(self: Margins, logits: torch.Tensor) -> None:
+        if scoring[0] == batch and looked:
+            act()
+        scoring[0] += scoring[0] > 0
+        note(self, logits)
+
+    Bootstrap._score, Run.check, Margins.note = scored, checked, noted  # type: ignore[method-assign]  # this process is about to end there
 
 
 def before_the_save(mark: Path, number: int, written_: bool) -> None:
@@ -327,11 +332,12 @@ def test_a_run_killed_in_a_round_goes_on_bit_for_bit(tmp_path: Path, unkilled: P
     assert not list((run / "rounds").glob(".*"))
 
 
-def test_a_signal_while_scoring_stops_at_once_and_the_round_is_owed(tmp_path: Path, unkilled: Path) -> None:
+@pytest.mark.parametrize(("batch", "looked"), [(3, False), (9, True)], ids=["before a batch", "in the last one"])
+def test_a_signal_while_scoring_stops_at_once_and_the_round_is_owed(tmp_path: Path, unkilled: Path, batch: int, looked: bool) -> None:
     recipe, run = tmp_path / "recipe.yaml", tmp_path / "run"
     recipe.write_text(RECIPE)
     stop = functools.partial(send, signal.SIGTERM)
-    said = finish(recipe, run, prepare=functools.partial(within_scoring, tmp_path / "mark", number=2, batch=3, act=stop), code=143)
+    said = finish(recipe, run, prepare=functools.partial(within_scoring, tmp_path / "mark", number=2, batch=batch, act=stop, looked=looked), code=143)
     assert "at step 28; nothing is lost" in said
     snapshot = Checkpoints(run).named("last")
     assert snapshot.values["step"] == 28 and len(snapshot.tensors["mining.added"]) == 70 and numbers(run) == [0, 1]
