@@ -77,7 +77,7 @@ OUTWARD = torch.tensor([-1.0, -1, 1, 1])
 
 
 def test_every_geometric_part_is_tested_here() -> None:
-    geometric = {name for name in registry.names("augment") if registry.get("augment", name).facts.get("geometry")}  # type: ignore[union-attr]
+    geometric = {name for name in registry.names("augment") if registry.get("augment", name).facts.get("geometry")}  # type: ignore[union-attr]  # it was just listed
     assert geometric <= set(LISTS)
 
 
