@@ -35,7 +35,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_name_is_tried_here() -> None:
-    detectors = {name for name in registry.names("model") if registry.get("model", name).facts.get("task") == "detection"}  # type: ignore[union-attr]
+    detectors = {name for name in registry.names("model") if registry.get("model", name).facts.get("task") == "detection"}  # type: ignore[union-attr]  # it was just listed
     assert detectors == set(MODELS)
 
 

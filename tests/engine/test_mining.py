@@ -44,8 +44,8 @@ def exact(run: Run) -> Run:
         run.miner = Miner(run.miner.rule, run.miner.labels, run.plan, run.world, model, run.forward, run.recipe.micro_batch)
     run.task = Classification(lambda logits, targets: cross_entropy(logits, targets, reduction="none"))
     # Both left out, to look at the gradient.
-    run.optimizer.step = lambda closure=None: None  # type: ignore[method-assign]
-    run.optimizer.zero_grad = lambda set_to_none=True: None  # type: ignore[method-assign]
+    run.optimizer.step = lambda closure=None: None  # type: ignore[method-assign]  # the gradient is to be looked at
+    run.optimizer.zero_grad = lambda set_to_none=True: None  # type: ignore[method-assign]  # as above
     return run
 
 

@@ -61,7 +61,7 @@ EXPECTED = {
 def test_what_a_file_says(tmp_path: Path) -> None:
     data = made(coco_folder(tmp_path))
     assert data.classes == ("person", "bicycle", "dog") and data.validation is None and data.test is None and data.skipped == ()
-    assert registry.get("data", "coco").facts == {"task": "detection"}  # type: ignore[union-attr]
+    assert registry.get("data", "coco").facts == {"task": "detection"}  # type: ignore[union-attr]  # it is registered
     found = rows(data.train)
     assert list(found) == list(EXPECTED)
     for name, (size, boxes) in EXPECTED.items():

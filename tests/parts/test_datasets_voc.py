@@ -37,7 +37,7 @@ def refused(root: Path, **options: Any) -> str:
 def test_what_a_folder_holds(tmp_path: Path) -> None:
     data = voc_part(root=str(voc_folder(tmp_path)))
     assert data.classes == ("bird", "cat", "dog") and data.skipped == () and data.validation and data.test
-    assert registry.get("data", "voc").facts == {"task": "detection"}  # type: ignore[union-attr]
+    assert registry.get("data", "voc").facts == {"task": "detection"}  # type: ignore[union-attr]  # it is registered
     train = data.train
     assert train.shape == (33, 40, 3) and train.cache and train.labels.tolist() == [0] * 4 and train.labels.dtype == np.int64
     assert train.sizes is not None and train.sizes.tolist() == [[30, 40], [33, 21], [32, 32], [20, 25]] and train.sizes.dtype == np.int32
@@ -69,7 +69,7 @@ def test_pictures_are_read_in_any_order_and_in_another_process(tmp_path: Path) -
         assert isinstance(pictures, list) and [p.shape for p in pictures] == [(20, 25, 3), (30, 40, 3), (20, 25, 3)]
         expected = [np.asarray(Image.open(split.source(n))) for n in (3, 0, 3)]
         assert all(p.dtype == np.uint8 and (p == e).all() for p, e in zip(pictures, expected, strict=True))
-    assert again.boxes[3].boxes.tolist() == train.boxes[3].boxes.tolist()  # type: ignore[index]
+    assert again.boxes[3].boxes.tolist() == train.boxes[3].boxes.tolist()  # type: ignore[index]  # they have boxes
     os.remove(train.source(1))
     picture(Path(train.source(2)), 31, 32)
     with pytest.raises(UserError, match="2 of 4 pictures cannot be used") as caught:

@@ -81,7 +81,7 @@ def test_rules_without_effect_are_refused(rules: list[InitializerRule], said: st
 )  # fmt: skip
 def test_silent_branches_pass_the_shortcut_on_and_can_wake(make: object) -> None:
     torch.manual_seed(0)
-    net = make()  # type: ignore[operator]
+    net = make()  # type: ignore[operator]  # parameters of a test are objects
     blocks = [m for m in net.modules() if hasattr(m, "conv2")]
     draw(net, "kaiming_normal", zero_init_residual=True)
     pictures = torch.randn(4, 3, 32, 32)

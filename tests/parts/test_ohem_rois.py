@@ -118,7 +118,7 @@ def test_the_gradient_is_that_of_a_plain_head_on_the_chosen(seed: int) -> None:
     features["0"].requires_grad_()
     boxes, labels, goals = by_hand(plain, features, proposals, targets)
     each = [
-        sum(plain_losses(plain, {"0": features["0"][n : n + 1]}, [box[None]], [label[None]], [goal[None]])).item()  # type: ignore[union-attr]
+        sum(plain_losses(plain, {"0": features["0"][n : n + 1]}, [box[None]], [label[None]], [goal[None]])).item()  # type: ignore[union-attr]  # a sum of tensors
         for n in range(2)
         for box, label, goal in zip(boxes[n], labels[n], goals[n], strict=True)
     ]

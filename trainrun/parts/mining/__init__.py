@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from trainrun.errors import UserError
-from trainrun.parts.mining import ohem_rois  # noqa: F401
+from trainrun.parts.mining import ohem_rois  # noqa: F401  # registers it
 from trainrun.parts.mining.ohem import Ohem
 from trainrun.parts.mining.rounds import Rounds
 from trainrun.recipe.registry import PartNode, Registry
