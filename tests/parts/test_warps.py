@@ -15,7 +15,8 @@ from torchvision.transforms.v2 import InterpolationMode, functional
 from trainrun.draw import Draw, draws
 from trainrun.parts.augmentations import crops, warps
 from trainrun.parts.augmentations.geometry import Border, Move, Warp, then
-from trainrun.parts.augmentations.resample import cut_out, transform
+from trainrun.parts.augmentations.resample import transform
+from trainrun.parts.augmentations.separable import cut_out
 
 BILINEAR = InterpolationMode.BILINEAR
 

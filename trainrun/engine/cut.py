@@ -17,7 +17,8 @@ from trainrun.draw import Draw, draws, key
 from trainrun.engine.steps import Geometric, in_evaluation
 from trainrun.errors import UserError
 from trainrun.parts.augmentations.geometry import Move, Warp
-from trainrun.parts.augmentations.resample import cut_out, transform
+from trainrun.parts.augmentations.resample import transform
+from trainrun.parts.augmentations.separable import cut_out
 from trainrun.parts.datasets.pictures import BadPicture
 from trainrun.parts.datasets.splits import Split, differs
 from trainrun.recipe.registry import Part, PartNode, Registry

@@ -140,3 +140,10 @@ def inverse(m: torch.Tensor) -> torch.Tensor:
 def between(numbers: torch.Tensor, low: float, high: float) -> torch.Tensor:
     """Uniform numbers in [0, 1) to uniform numbers in [low, high), float64."""
     return low + (high - low) * numbers.double()
+
+
+def inside(places: torch.Tensor, length: int, border: Border) -> torch.Tensor:
+    """Places along a side of `length` pixels, those beyond its ends brought back as the border says."""
+    if border == "reflect" and length > 1:
+        return ((places + (length - 1)) % (2 * (length - 1)) - (length - 1)).abs()
+    return places.clamp(0, length - 1)
