@@ -1,18 +1,16 @@
-"""From a `Move` or a `Warp` to pixels: moves copy rows of memory, warps interpolate once."""
+"""From a `Move` or a `Warp` to pixels: moves copy rows of memory, warps interpolate once, those along the axes by `separable.py`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from trainrun.parts.augmentations.geometry import Border, Move, Warp, centre, inside
-from trainrun.parts.augmentations.separable import samples, spread
+from trainrun.parts.augmentations.separable import filtered, pieces, samples, spread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import torch
-
-_CHUNK = 1 << 18  # output numbers at a time on a CPU: what is computed stays in its cache
 
 
 def transform(images: torch.Tensor, motion: Move | Warp, border: Border) -> torch.Tensor:
@@ -21,7 +19,9 @@ def transform(images: torch.Tensor, motion: Move | Warp, border: Border) -> torc
     """
     if not len(images):
         return images.permute(0, 2, 3, 1).new_empty(0, *motion.size, images.shape[1]).permute(0, 3, 1, 2)
-    return _moved(images, motion, border) if isinstance(motion, Move) else _warped(images, motion, border)
+    if isinstance(motion, Move):
+        return _moved(images, motion, border)
+    return filtered(images, motion, border) if motion.aligned else _warped(images, motion, border)
 
 
 def _moved(images: torch.Tensor, move: Move, border: Border) -> torch.Tensor:
@@ -74,15 +74,10 @@ def _sources(images: torch.Tensor, margin: int, border: Border, mirrors: bool) -
 
 
 def _warped(images: torch.Tensor, warp: Warp, border: Border) -> torch.Tensor:
-    count, channels, height, width = images.shape
-    found = images.new_empty(count, *warp.size, channels)
-    at_once = count
-    if images.device.type == "cpu":
-        at_once = max(1, _CHUNK // (channels * max(warp.size[0] * warp.size[1], height * width)))
-    for start in range(0, count, at_once):
-        piece = slice(start, start + at_once)
+    found = images.new_empty(len(images), *warp.size, images.shape[1])
+    for piece in pieces(images, warp.size):
         values = _sampled(images[piece], warp.matrix[piece], warp, border)
-        for channel in range(channels):  # four times faster on a CPU than all at once
+        for channel in range(images.shape[1]):  # four times faster on a CPU than all at once
             found[piece, ..., channel] = values[:, channel]
     return found.permute(0, 3, 1, 2)
 

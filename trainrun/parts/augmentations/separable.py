@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from trainrun.parts.augmentations.geometry import inside
+from trainrun.parts.augmentations.geometry import Border, Warp, inside
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
     import torch
 
-    from trainrun.parts.augmentations.geometry import Warp
-
 # Up to here a plain bilinear sample, whose support is two pixels, misses so little that one more pass does not pay.
 _MILD = 1.25
+_CHUNK = 1 << 18  # numbers at a time on a CPU: what is computed stays in its cache
 
 
 def samples(shrink: float) -> int:
@@ -32,41 +33,88 @@ def spread(squared: torch.Tensor, k: int) -> torch.Tensor:
     return ((squared - 1).clamp(min=0) * (2 / (1 - k**-2)) / squared.clamp(min=1)).sqrt()
 
 
-def cut_out(picture: np.ndarray, warp: Warp, scale: int = 1) -> np.ndarray:
-    """uint8 [H, W, C] to uint8 [*warp.size, C]: what `transform` makes of one picture with the border `edge` and a warp along its axes.
+def pieces(images: torch.Tensor, size: tuple[int, int]) -> Iterator[slice]:
+    """A few of the pictures [B, C, H, W] at a time on a CPU, elsewhere all at once; size: height and width of what is made of them."""
+    count, channels, height, width = images.shape
+    at_once = max(1, _CHUNK // (channels * max(size[0] * size[1], height * width))) if images.device.type == "cpu" else count
+    return (slice(start, start + at_once) for start in range(0, count, at_once))
 
-    Many times faster where it shrinks, because rows and columns are done one after the other; sums are taken in another order, so a
-    level may be rounded to its neighbour. The picture may have been decoded at 1 / scale of the size that the warp is made for.
+
+Taps = tuple["torch.Tensor", "torch.Tensor"]  # places int64 and their weights float32, [B, output pixels, taps]
+
+
+def filtered(images: torch.Tensor, warp: Warp, border: Border) -> torch.Tensor:
+    """uint8 [B, C, H, W] to uint8 [B, C, *warp.size], channels last in memory, by an `aligned` warp."""
+    pictures = images.permute(0, 2, 3, 1)
+    rows, columns = _taps(warp, (pictures.shape[1], pictures.shape[2]), border)
+    found = pictures.new_empty(len(pictures), *warp.size, pictures.shape[3])
+    for piece in pieces(images, warp.size):
+        _filter(pictures[piece], (rows[0][piece], rows[1][piece]), (columns[0][piece], columns[1][piece]), found[piece])
+    return found.permute(0, 3, 1, 2)
+
+
+def cut_out(picture: np.ndarray, warp: Warp, scale: int = 1) -> np.ndarray:
+    """uint8 [H, W, C] to uint8 [*warp.size, C]: bit for bit what `filtered` makes of one picture with the border `edge`.
+
+    Only what is seen of a large picture is touched. It may have been decoded at 1 / scale of the size that the warp is made for.
     """
-    import numpy as np
+    import torch
+
+    height, width, channels = picture.shape
+    rows, columns = _taps(warp, (height, width), "edge", scale)
+    (top, bottom), (left, right) = ((int(places.min()), int(places.max()) + 1) for places, _ in (rows, columns))
+    piece = torch.from_numpy(picture[top:bottom, left:right].astype("float32"))[None]
+    found = torch.empty(1, *warp.size, channels, dtype=torch.uint8)
+    _filter(piece, (rows[0] - top, rows[1]), (columns[0] - left, columns[1]), found)
+    return found[0].numpy()
+
+
+def _taps(warp: Warp, shape: tuple[int, int], border: Border, scale: int = 1) -> tuple[Taps, Taps]:
+    """The rows, and the columns, of pictures of `shape` (height, width) that each of the output is mixed of, and their weights.
+
+    scale: the pictures are so many times smaller than those that the warp is made for.
+    """
+    # To float32, because the last bits of a matrix may depend on the batch.
+    m = warp.matrix.float().double()
+    k = samples(warp.shrink / scale)
+    rows, columns = (
+        _along((m[:, axis, 2] + 0.5) / scale - 0.5, m[:, axis, axis] / scale, count, length, k, border)
+        for axis, count, length in ((1, warp.size[0], shape[0]), (0, warp.size[1], shape[1]))
+    )
+    return rows, columns
+
+
+def _along(start: torch.Tensor, step: torch.Tensor, count: int, length: int, k: int, border: Border) -> Taps:
+    import torch
+
+    start, step = start[:, None, None], step[:, None, None]
+    at = start + step * torch.arange(count, dtype=torch.float64, device=step.device)[:, None]
+    if k > 1:
+        at = at + step * spread(step.square(), k) * ((torch.arange(k, dtype=torch.float64, device=step.device) + 0.5) / k - 0.5)
+    if border != "zero":
+        at = inside(at, length, border)
+    first = at.floor()
+    share = at - first
+    places, weights = torch.cat((first, first + 1), 2), torch.cat((1 - share, share), 2) / k
+    if border == "zero":
+        weights = weights * ((places >= 0) & (places < length))
+    return places.clamp(0, length - 1).long(), weights.float()
+
+
+def _filter(pictures: torch.Tensor, rows: Taps, columns: Taps, found: torch.Tensor) -> None:
+    """Levels [B, H, W, C] to uint8 `found` [B, *size, C]."""
     import torch
     from torch.nn.functional import embedding_bag
 
-    height, width, channels = picture.shape
-    (right, _, x), (_, down, y), _ = warp.matrix[0].tolist()
-    shrink = warp.shrink / scale
-    rows, columns = (
-        _weights((start + 0.5) / scale - 0.5, step / scale, count, length, shrink)
-        for start, step, count, length in ((y, down, warp.size[0], height), (x, right, warp.size[1], width))
-    )
-    (top, bottom), (left, end) = ((int(places.min()), int(places.max())) for places, _ in (rows, columns))
-    piece = torch.from_numpy(picture[top : bottom + 1, left : end + 1].astype(np.float32))
-    tall = embedding_bag(rows[0] - top, piece.flatten(1), per_sample_weights=rows[1], mode="sum")
-    turned = tall.view(len(tall), -1, channels).transpose(0, 1).flatten(1)
-    done = embedding_bag(columns[0] - left, turned, per_sample_weights=columns[1], mode="sum")
-    return done.round_().byte().view(warp.size[1], warp.size[0], channels).transpose(0, 1).numpy()
-
-
-def _weights(start: float, step: float, count: int, length: int, shrink: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each of `count` output pixels along a side the input pixels that it is mixed of, int64 [count, taps], and their weights."""
-    import torch
-
-    k = samples(shrink)
-    at = start + step * torch.arange(count, dtype=torch.float64)[:, None]
-    if k > 1:
-        apart = step * spread(torch.tensor(step, dtype=torch.float64).square(), k)
-        at = at + apart * ((torch.arange(k, dtype=torch.float64) + 0.5) / k - 0.5)
-    at = inside(at, length, "edge")
-    first = at.floor()
-    share = at - first
-    return torch.cat((first, (first + 1).clamp(max=length - 1)), 1).long(), (torch.cat((1 - share, share), 1) / k).float()
+    count, height, width, channels = pictures.shape
+    sample, channel = (torch.arange(n, device=pictures.device) for n in (count, channels))
+    # A bag is summed in the order of its taps whatever stands beside it, which a product of matrices does not promise. So that both
+    # passes add long lines of memory, everything is turned as one matrix after each: moving single pixels takes twice as long.
+    lines = pictures.float().reshape(count * height, width * channels)
+    places = rows[0] + height * sample[:, None, None]
+    tall = embedding_bag(places.flatten(0, 1), lines, per_sample_weights=rows[1].flatten(0, 1), mode="sum")
+    upright = tall.t().contiguous().view(width * channels * count, -1)
+    places = ((columns[0].transpose(0, 1) * channels)[:, None] + channel[:, None, None]) * count + sample[:, None]
+    weights = columns[1].transpose(0, 1)[:, None].expand(-1, channels, -1, -1)
+    done = embedding_bag(places.flatten(0, 2), upright, per_sample_weights=weights.flatten(0, 2), mode="sum")
+    found.copy_(done.round_().view(found.shape[2] * channels, -1).t().view(found.shape))
