@@ -115,11 +115,11 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 @pytest.mark.parametrize(("height", "width"), [(201, 263), (35, 21)])
 def test_neither_batch_nor_threads_change_a_bit(height: int, width: int, threads: int) -> None:
-    count = 7 if height > 100 else 300  # more than are filtered at a time
+    count = 7 if height > 100 else 150  # more than are filtered at a time
     images, draw = pictures(12, height=height, width=width).repeat(math.ceil(count / 12), 1, 1, 1)[:count], numbers(count)
     warp = joined((height, width), draw, "random_scale", "horizontal_flip", "shift")
     whole = transform(images, warp, "reflect")
-    for size in (1, 3, 64):
+    for size in (1, 3) if count == 7 else (13, 64):
         apart = [
             transform(some, replace(warp, matrix=m), "reflect") for some, m in zip(images.split(size), warp.matrix.split(size), strict=True)
         ]
@@ -131,10 +131,14 @@ def test_neither_batch_nor_threads_change_a_bit(height: int, width: int, threads
 
 
 def test_the_last_bits_of_a_matrix_change_nothing() -> None:
+    """They may depend on the batch. Also where they decide which pixel is the first of two, as in the last rows here."""
     images, draw = pictures(), numbers()
     warp = joined(shape(images), draw, "random_scale", "shift")
-    near = warp.matrix.float().double() * (1 + 1e-15)
-    assert torch.equal(transform(images, replace(warp, matrix=near), "zero"), transform(images, warp, "zero"))
+    whole = torch.cat((warp.matrix[:9], moves.shift(shape(images), draw).warp(draw.base).matrix[9:]))
+    for mode in MODES:
+        expected = transform(images, replace(warp, matrix=whole), mode)
+        for factor in (1 - 1e-15, 1 + 1e-15):
+            assert torch.equal(transform(images, replace(warp, matrix=whole * factor), mode), expected)
 
 
 @pytest.mark.parametrize("name", PARTS)

@@ -74,9 +74,7 @@ def _taps(warp: Warp, shape: tuple[int, int], border: Border, scale: int = 1) ->
 
     scale: the pictures are so many times smaller than those that the warp is made for.
     """
-    # To float32, because the last bits of a matrix may depend on the batch.
-    m = warp.matrix.float().double()
-    k = samples(warp.shrink / scale)
+    m, k = warp.matrix, samples(warp.shrink / scale)
     rows, columns = (
         _along((m[:, axis, 2] + 0.5) / scale - 0.5, m[:, axis, axis] / scale, count, length, k, border)
         for axis, count, length in ((1, warp.size[0], shape[0]), (0, warp.size[1], shape[1]))
