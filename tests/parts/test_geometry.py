@@ -99,16 +99,19 @@ def test_crop_and_flip_one_after_the_other_are_the_two_together() -> None:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", MOVES)
 def test_the_resampler_makes_a_whole_move_bitwise(name: str, mode: Border) -> None:
-    for count, height, width, shrink, projective in (
-        (6, 30, 43, 1.0, False),
-        (6, 30, 43, 1.0, True),
-        (6, 30, 43, 2.0, False),
-        (2, 224, 160, 1.0, False),
+    for count, height, width, shrink, projective, aligned in (
+        (6, 30, 43, 1.0, False, False),
+        (6, 30, 43, 1.0, True, False),
+        (6, 30, 43, 2.0, False, False),
+        (2, 224, 160, 1.0, False, False),
+        (6, 30, 43, 1.0, False, True),
+        (6, 30, 43, 2.9, False, True),
+        (2, 224, 160, 2.0, False, True),
     ):
         images, draw = pictures(count, height=height, width=width), numbers(count)
         move = made(name, shape(images), draw)
         assert isinstance(move, Move)
-        same = Warp(move.size, move.warp(draw.base).matrix, shrink, projective)  # shrink: as if others of the batch were shrunk
+        same = Warp(move.size, move.warp(draw.base).matrix, shrink, projective, aligned)  # shrink: as if others of the batch were shrunk
         assert torch.equal(transform(images, same, mode), transform(images, move, mode))
 
 
@@ -141,6 +144,16 @@ def test_a_picture_does_not_depend_on_its_batch(name: str, channels: int) -> Non
             assert torch.equal(whole, torch.cat(apart))
         turned = transform(images.flip(0), made(name, shape(images), draws(3, 2, ids.flip(0)).for_(9)), mode)
         assert torch.equal(whole.flip(0), turned)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", PARTS)
+def test_no_value_is_asked_of_the_device(name: str, mode: Border) -> None:
+    """A tensor on the meta device has none, and says so: so no step waits for a device to know what to launch."""
+    images = pictures()
+    motion = made(name, shape(images), numbers())
+    found = transform(images.to("meta"), motion.to(torch.device("meta")), mode)
+    assert found.shape == (12, 3, *motion.size) and found.dtype == torch.uint8
 
 
 @pytest.mark.parametrize("name", PARTS)

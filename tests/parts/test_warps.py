@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from torchvision.transforms.v2 import InterpolationMode, functional
 from trainrun.draw import Draw, draws
 from trainrun.parts.augmentations import crops, warps
 from trainrun.parts.augmentations.geometry import Border, Move, Warp, then
-from trainrun.parts.augmentations.resample import cut_out, transform
+from trainrun.parts.augmentations.resample import transform
+from trainrun.parts.augmentations.separable import cut_out
 
 BILINEAR = InterpolationMode.BILINEAR
 
@@ -144,15 +146,6 @@ def test_shrinking_is_antialiased_nearly_as_torchvision_does(size: int) -> None:
     assert levels(plain[inside], expected[inside])[1] > 5 * levels(found[inside], expected[inside])[1]
 
 
-@pytest.mark.parametrize("size", [60, 40, 24, 7])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_rows_and_columns_one_after_the_other_make_the_same_picture(channels: int, size: int) -> None:
-    images, draw = pictures(channels=channels, height=60, width=86), numbers()
-    for crop in (crops.random_resized_crop((60, 86), draw, size=size), crops.scale_jitter((60, 86), draw, size=size, shorter=[size, 90])):
-        found = [cut_out(image.permute(1, 2, 0).numpy(), Warp(crop.size, m[None], crop.shrink)) for image, m in zip(images, crop.matrix, strict=True)]
-        alike(torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2), transform(images, crop, "edge"), 1, 0.01)
-
-
 @pytest.mark.parametrize("scale", [2, 4])
 def test_a_picture_that_was_decoded_smaller_is_cut_nearly_alike(scale: int) -> None:
     images, draw = pictures(4, height=200, width=288), numbers(4)
@@ -162,7 +155,7 @@ def test_a_picture_that_was_decoded_smaller_is_cut_nearly_alike(scale: int) -> N
     for n, image in enumerate(smooth):
         pixels = image.permute(1, 2, 0)
         small = pixels.unflatten(0, (-1, scale)).unflatten(2, (-1, scale)).double().mean((1, 3)).round().byte().numpy()
-        found = cut_out(small, Warp(crop.size, crop.matrix[n : n + 1], crop.shrink), scale)
+        found = cut_out(small, replace(crop, matrix=crop.matrix[n : n + 1]), scale)
         alike(torch.from_numpy(found).permute(2, 0, 1)[None], expected[n : n + 1], 12, 1.5)
 
 

@@ -17,7 +17,8 @@ from trainrun.draw import Draw, draws, key
 from trainrun.engine.steps import Geometric, in_evaluation
 from trainrun.errors import UserError
 from trainrun.parts.augmentations.geometry import Move, Warp
-from trainrun.parts.augmentations.resample import cut_out, transform
+from trainrun.parts.augmentations.resample import transform
+from trainrun.parts.augmentations.separable import cut_out
 from trainrun.parts.datasets.pictures import BadPicture
 from trainrun.parts.datasets.splits import Split, differs
 from trainrun.recipe.registry import Part, PartNode, Registry
@@ -78,7 +79,7 @@ class Cut:
         scale = 1 if pixels.shape[:2] == shape else shrink
         if pixels.shape[:2] != tuple(-(-side // scale) for side in shape):
             raise BadPicture(f"has {pixels.shape[0]} x {pixels.shape[1]} pixels (height x width), and {shape[0]} x {shape[1]} when it was looked at")
-        if isinstance(motion, Warp) and step.border is None and _along_axes(motion):
+        if isinstance(motion, Warp) and step.border is None and motion.aligned:
             return cut_out(pixels, motion, scale)
         images = torch.from_numpy(np.require(pixels, requirements="W")).permute(2, 0, 1)[None]
         return transform(images, motion, step.beyond(motion))[0].permute(1, 2, 0).numpy()
@@ -93,16 +94,11 @@ def _as_it_is(split: Split, sample: int, shrink: int) -> np.ndarray:
     return split.read([sample])[0]
 
 
-def _along_axes(warp: Warp) -> bool:
-    (right, across, _), (along, down, _), _ = warp.matrix[0].tolist()
-    return not (warp.projective or across or along) and right > 0 and down > 0
-
-
 def _spare(motion: Move | Warp) -> int:
     """By how much the decoder may shrink the picture: two of its pixels at least are left for one that is wanted."""
-    if isinstance(motion, Move) or not _along_axes(motion):
+    if isinstance(motion, Move) or not motion.aligned:
         return 1
-    least = min(motion.matrix[0, 0, 0].item(), motion.matrix[0, 1, 1].item()) / 2
+    least = min(abs(motion.matrix[0, n, n].item()) for n in (0, 1)) / 2
     return next((scale for scale in (8, 4, 2) if scale <= least), 1)
 
 

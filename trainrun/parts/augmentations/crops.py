@@ -21,7 +21,7 @@ def _box(top: Any, left: Any, height: Any, width: Any, size: int, shrink: float)
     """The part of a picture, in pixels, enlarged or shrunk to a square."""
     down, right = height / size, width / size
     # Edges meet edges: the first pixel's centre is half a pixel inside on both sides.
-    return Warp((size, size), matrix((right, 0.0, left + right / 2 - 0.5), (0.0, down, top + down / 2 - 0.5)), shrink)
+    return Warp((size, size), matrix((right, 0.0, left + right / 2 - 0.5), (0.0, down, top + down / 2 - 0.5)), shrink, aligned=True)
 
 
 def _middle(shape: Shape, draw: Draw, shorter: int, size: int) -> Warp | Move:

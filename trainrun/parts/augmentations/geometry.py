@@ -39,7 +39,7 @@ class Move:
         def full(value: torch.Tensor | int) -> torch.Tensor:
             return torch.as_tensor(value, dtype=torch.float64, device=like.device).expand(len(like))
 
-        return Warp(self.size, matrix((full(self.right), 0.0, full(self.x)), (0.0, full(self.down), full(self.y))))
+        return Warp(self.size, matrix((full(self.right), 0.0, full(self.x)), (0.0, full(self.down), full(self.y))), aligned=True)
 
     def to(self, device: torch.device) -> Move:
         """The same on another device."""
@@ -53,13 +53,15 @@ class Warp:
 
     size: height and width of the output. matrix: float64 [B, 3, 3]. shrink: how many input pixels at most come to lie on
     one output pixel in either direction, over all samples; below 1 is an enlargement. projective: whether any last row
-    is other than (0, 0, 1).
+    is other than (0, 0, 1). aligned: whether all matrices only shift, scale and mirror, so that rows stay rows and columns columns,
+    which are then filtered one after the other.
     """
 
     size: tuple[int, int]
     matrix: torch.Tensor
     shrink: float = 1.0
     projective: bool = False
+    aligned: bool = False
 
     def to(self, device: torch.device) -> Warp:
         """The same on another device."""
@@ -72,7 +74,7 @@ def then(first: Move | Warp, second: Move | Warp, like: torch.Tensor) -> Move | 
         (y, down), (x, right) = _along(first.y, first.down, second.y, second.down), _along(first.x, first.right, second.x, second.right)
         return Move(second.size, y, x, down, right, first.margin + second.margin)
     a, b = (m.warp(like) if isinstance(m, Move) else m for m in (first, second))
-    return Warp(b.size, product(a.matrix, b.matrix), a.shrink * b.shrink, a.projective or b.projective)
+    return Warp(b.size, product(a.matrix, b.matrix), a.shrink * b.shrink, a.projective or b.projective, a.aligned and b.aligned)
 
 
 Places = Union["torch.Tensor", int]
@@ -140,3 +142,10 @@ def inverse(m: torch.Tensor) -> torch.Tensor:
 def between(numbers: torch.Tensor, low: float, high: float) -> torch.Tensor:
     """Uniform numbers in [0, 1) to uniform numbers in [low, high), float64."""
     return low + (high - low) * numbers.double()
+
+
+def inside(places: torch.Tensor, length: int, border: Border) -> torch.Tensor:
+    """Places along a side of `length` pixels, those beyond its ends brought back as the border says."""
+    if border == "reflect" and length > 1:
+        return ((places + (length - 1)) % (2 * (length - 1)) - (length - 1)).abs()
+    return places.clamp(0, length - 1)

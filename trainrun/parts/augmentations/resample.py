@@ -1,21 +1,16 @@
-"""From a `Move` or a `Warp` to pixels: moves copy rows of memory, warps interpolate once."""
+"""From a `Move` or a `Warp` to pixels: moves copy rows of memory, warps interpolate once, those along the axes by `separable.py`."""
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
-from trainrun.parts.augmentations.geometry import Border, Move, Warp, centre
+from trainrun.parts.augmentations.geometry import Border, Move, Warp, centre, inside
+from trainrun.parts.augmentations.separable import filtered, pieces, samples, spread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     import torch
-
-# Up to here a plain bilinear sample, whose support is two pixels, misses so little that one more pass does not pay.
-_MILD = 1.25
-_CHUNK = 1 << 18  # output numbers at a time on a CPU: what is computed stays in its cache
 
 
 def transform(images: torch.Tensor, motion: Move | Warp, border: Border) -> torch.Tensor:
@@ -24,47 +19,9 @@ def transform(images: torch.Tensor, motion: Move | Warp, border: Border) -> torc
     """
     if not len(images):
         return images.permute(0, 2, 3, 1).new_empty(0, *motion.size, images.shape[1]).permute(0, 3, 1, 2)
-    return _moved(images, motion, border) if isinstance(motion, Move) else _warped(images, motion, border)
-
-
-def cut_out(picture: np.ndarray, warp: Warp, scale: int = 1) -> np.ndarray:
-    """uint8 [H, W, C] to uint8 [*warp.size, C]: what `transform` makes of one picture with the border `edge` and a warp along its axes.
-
-    Many times faster where it shrinks, because rows and columns are done one after the other; sums are taken in another order, so a
-    level may be rounded to its neighbour. The picture may have been decoded at 1 / scale of the size that the warp is made for.
-    """
-    import numpy as np
-    import torch
-    from torch.nn.functional import embedding_bag
-
-    height, width, channels = picture.shape
-    (right, _, x), (_, down, y), _ = warp.matrix[0].tolist()
-    shrink = warp.shrink / scale
-    rows, columns = (
-        _weights((start + 0.5) / scale - 0.5, step / scale, count, length, shrink)
-        for start, step, count, length in ((y, down, warp.size[0], height), (x, right, warp.size[1], width))
-    )
-    (top, bottom), (left, end) = ((int(places.min()), int(places.max())) for places, _ in (rows, columns))
-    piece = torch.from_numpy(picture[top : bottom + 1, left : end + 1].astype(np.float32))
-    tall = embedding_bag(rows[0] - top, piece.flatten(1), per_sample_weights=rows[1], mode="sum")
-    turned = tall.view(len(tall), -1, channels).transpose(0, 1).flatten(1)
-    done = embedding_bag(columns[0] - left, turned, per_sample_weights=columns[1], mode="sum")
-    return done.round_().byte().view(warp.size[1], warp.size[0], channels).transpose(0, 1).numpy()
-
-
-def _weights(start: float, step: float, count: int, length: int, shrink: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each of `count` output pixels along a side the input pixels that it is mixed of, int64 [count, taps], and their weights."""
-    import torch
-
-    k = math.ceil(shrink) if shrink > _MILD else 1
-    at = start + step * torch.arange(count, dtype=torch.float64)[:, None]
-    if k > 1:  # as in _samples
-        spread = math.sqrt(max(step**2 - 1, 0) * (2 / (1 - k**-2)) / max(step**2, 1))
-        at = at + step * spread * ((torch.arange(k, dtype=torch.float64) + 0.5) / k - 0.5)
-    at = at.clamp(0, length - 1)
-    first = at.floor()
-    share = at - first
-    return torch.cat((first, (first + 1).clamp(max=length - 1)), 1).long(), (torch.cat((1 - share, share), 1) / k).float()
+    if isinstance(motion, Move):
+        return _moved(images, motion, border)
+    return filtered(images, motion, border) if motion.aligned else _warped(images, motion, border)
 
 
 def _moved(images: torch.Tensor, move: Move, border: Border) -> torch.Tensor:
@@ -111,28 +68,16 @@ def _sources(images: torch.Tensor, margin: int, border: Border, mirrors: bool) -
         outside = torch.arange(margin, device=images.device)
         for length, dim in ((width, 2), (height, 1)):
             for start in (0, margin + length):
-                inside = _inside(outside + (start - margin), length, border)
-                source.narrow(dim, start, margin).copy_(source.index_select(dim, inside + margin))
+                places = inside(outside + (start - margin), length, border)
+                source.narrow(dim, start, margin).copy_(source.index_select(dim, places + margin))
     return source
 
 
-def _inside(places: torch.Tensor, length: int, border: Border) -> torch.Tensor:
-    """Places along a side of `length` pixels, those beyond its ends brought back as the border says."""
-    if border == "reflect" and length > 1:
-        return ((places + (length - 1)) % (2 * (length - 1)) - (length - 1)).abs()
-    return places.clamp(0, length - 1)
-
-
 def _warped(images: torch.Tensor, warp: Warp, border: Border) -> torch.Tensor:
-    count, channels, height, width = images.shape
-    found = images.new_empty(count, *warp.size, channels)
-    at_once = count
-    if images.device.type == "cpu":
-        at_once = max(1, _CHUNK // (channels * max(warp.size[0] * warp.size[1], height * width)))
-    for start in range(0, count, at_once):
-        piece = slice(start, start + at_once)
+    found = images.new_empty(len(images), *warp.size, images.shape[1])
+    for piece in pieces(images, warp.size):
         values = _sampled(images[piece], warp.matrix[piece], warp, border)
-        for channel in range(channels):  # four times faster on a CPU than all at once
+        for channel in range(images.shape[1]):  # four times faster on a CPU than all at once
             found[piece, ..., channel] = values[:, channel]
     return found.permute(0, 3, 1, 2)
 
@@ -153,19 +98,14 @@ def _sampled(images: torch.Tensor, matrices: torch.Tensor, warp: Warp, border: B
 
 
 def _samples(m: torch.Tensor, warp: Warp) -> list[torch.Tensor]:
-    """The matrices that are averaged: one, or, where pictures are shrunk, a square of them shifted by parts of an output pixel.
-
-    Where s input pixels come to lie on one of the output, the k shifts of a direction are spread so that, together with the
-    bilinear kernel (variance 1/6), they have the variance s^2 / 6 of the triangle of half-width s, which antialiased
-    resizing uses in Pillow and torchvision. Where a sample is enlarged they coincide.
-    """
-    k = math.ceil(warp.shrink) if warp.shrink > _MILD else 1
+    """The matrices that are averaged: one, or, where pictures are shrunk, a square of them shifted by parts of an output pixel."""
+    k = samples(warp.shrink)
     if k == 1:
         return [m]
     x, y = centre(warp.size)
     at = m[..., 0] * x + m[..., 1] * y + m[..., 2]
     scales = [(m[:, :2, j] - at[:, :2] / at[:, 2:] * m[:, 2:, j]).div(at[:, 2:]).square().sum(1) for j in (0, 1)]
-    across, down = (((s - 1).clamp(min=0) * (2 / (1 - k**-2)) / s.clamp(min=1)).sqrt()[:, None] for s in scales)
+    across, down = (spread(s, k)[:, None] for s in scales)
     places = [(n + 0.5) / k - 0.5 for n in range(k)]
     return [_shifted(m, across * i, down * j) for i in places for j in places]
 

@@ -73,7 +73,7 @@ def random_scale(shape: Shape, draw: Draw, *, scale: Scale = [0.8, 1.25], mode: 
     RandomAffine, which is uniform.
     """
     factor = between(draw.uniform(1)[:, 0], *(math.log(s) for s in scale)).exp()
-    return Warp(shape, about_centre(shape, (1 / factor, 0.0), (0.0, 1 / factor)), max(1.0, 1 / scale[0]))
+    return Warp(shape, about_centre(shape, (1 / factor, 0.0), (0.0, 1 / factor)), max(1.0, 1 / scale[0]), aligned=True)
 
 
 @part("augment", geometry=True)
@@ -106,7 +106,7 @@ def affine(
     # The inverse of the linear part: the shears undone after the rotation, [[1, a], [0, 1]] [[1, 0], [b, 1]] R(-r) / s.
     cos, sin, both = turn.cos() / factor, turn.sin() / factor, 1 + a * b
     rows = (both * cos - a * sin, both * sin + a * cos), (b * cos - sin, b * sin + cos)
-    return Warp(shape, about_centre(shape, *rows, (x, y)), max(1.0, 1 / scale[0]))
+    return Warp(shape, about_centre(shape, *rows, (x, y)), max(1.0, 1 / scale[0]), aligned=not any((degrees, *shear)))
 
 
 @part("augment", geometry=True)
