@@ -145,6 +145,20 @@ def test_predict_names_the_picture_that_cannot_be_read(home: Path, tmp_path: Pat
             predict(home / "run", [home / "voc" / "JPEGImages" / "val0.png", file])
 
 
+def test_a_drawing_takes_the_place_of_no_picture_and_of_no_other_drawing(home: Path, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(home / "voc" / "JPEGImages" / "val0.png", tmp_path / folder / "cell.png")
+    here, there = tmp_path / "a" / "cell.png", tmp_path / "b" / "cell.png"
+    before = here.stat().st_mtime_ns
+    with pytest.raises(UserError, match=f"{here} would be drawn over the picture .*; write another folder"):
+        predict(home / "run", [here], png=tmp_path / "b" / ".." / "a")
+    with pytest.raises(UserError, match=f"{here} and {there} would both be drawn as "):
+        predict(home / "run", [here, there], png=tmp_path / "c")
+    assert here.stat().st_mtime_ns == before and not (tmp_path / "c").exists()
+    assert len(predict(home / "run", [here, here], png=tmp_path / "c")) == 2
+
+
 def test_sides_that_are_not_there_or_have_nothing_to_be_found(home: Path, tmp_path: Path) -> None:
     for side in ("validation", "test"):
         with pytest.raises(UserError, match=f"has no {side} pictures; name them with data.{side}="):
