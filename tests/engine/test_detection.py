@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ import torch
 from children import contents
 from rectangles import CLASSES, launched, made, model, trained, voc
 from safetensors.torch import load_file
-from small import equal, lines, weights
+from small import CPU, equal, lines, weights
 
 from trainrun.draw import order, step_seed
 from trainrun.engine.detection import Detection, Found
 from trainrun.engine.fit import fit, train_step
 from trainrun.engine.run import Run
-from trainrun.errors import NonFinite, OutOfMemory
+from trainrun.engine.sampling import advice
+from trainrun.errors import NonFinite, OutOfMemory, UserError
 
 PARTS = ("loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg")
 VALIDATION = {"val_map", "val_map_50", "val_map_75"}
@@ -257,3 +259,25 @@ def test_what_is_found_in_a_picture_does_not_depend_on_its_neighbours(home: Path
     assert figures["val_map_50"] > 0
     run.recipe = run.recipe.model_copy(update={"micro_batch": 1})
     assert run.validate() == figures
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"batch_size": 3}, r"some passes \(10 pictures an epoch, batch_size 3\), .* better is batch_size=2, or model.norm=group"),
+        ({"micro_batch": 1}, r"every pass \(.*batch_size 4, in micro-batches of 1\), .* better is micro_batch=2, or model.norm=group"),
+        ({"batch_size": 1}, r"every pass \(.*batch_size 1\), .*; better is model.norm=group"),
+        ({"batch_size": 5}, None),
+        ({"batch_size": 3, "model": model()}, None),
+    ],
+)
+def test_batch_norm_over_a_single_picture_is_told_of(home: Path, fields: dict[str, Any], words: str | None) -> None:
+    run, _ = made(home, **{"model": model(norm="batch"), **fields})
+    told = advice(run.model, run.recipe, run.plan, CPU)
+    assert len(told) == (words is not None) and all(re.fullmatch(f"batch norm takes its statistics from one picture in {words}", line) for line in told)
+
+
+@pytest.mark.parametrize(("fields", "write"), [({"batch_size": 3}, "batch_size=2"), ({"batch_size": 10, "micro_batch": 9}, "micro_batch=8"), ({"batch_size": 1}, "batch_size=2")])
+def test_a_detector_whose_maps_shrink_to_a_pixel_needs_two_pictures(home: Path, fields: dict[str, Any], write: str) -> None:
+    with pytest.raises(UserError, match=f"batch norm would see a single picture .*; write {write}, or"):
+        made(home, model={"name": "ssdlite320_mobilenet_v3_large"}, **fields)

@@ -14,14 +14,15 @@ import rectangles
 import torch
 from PIL import Image
 from rectangles import CLASSES, COUNTS, drawn, launched, model, written
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small import CPU, lines
 
 from trainrun.cli import main
-from trainrun.engine.use import evaluate_run, predict
+from trainrun.engine.checkpoint import Snapshot
+from trainrun.engine.use import evaluate_run, load_model, predict
 from trainrun.errors import RecipeError, UserError
 from trainrun.parts.metrics import mean_average_precision
-from trainrun.recipe.registry import registry
+from trainrun.recipe.registry import PartNode, registry
 from trainrun.trials.augment import look
 from trainrun.trials.counts import counts_of
 
@@ -116,11 +117,46 @@ def test_predict_is_the_network_on_the_files(home: Path, tmp_path: Path) -> None
             assert shown.size == plain.size and same == all(of["score"] < 0.5 for of in each["boxes"])
 
 
+def test_a_run_that_began_with_weights_is_used_without_them(home: Path, tmp_path: Path) -> None:
+    """With frozen norms, which are not those of a network from scratch, and with its own threshold for proposals."""
+    part = registry.get("model", "fasterrcnn_mobilenet_v3_large_320_fpn")
+    assert part is not None
+    file, options = tmp_path / "w.safetensors", {"min_size": 64, "max_size": 96}
+    state = part.call(part.options(**options).model_dump())((3, 64, 64), 5).state_dict()
+    for name, value in state.items():
+        if name.endswith("running_var"):
+            value.add_(torch.rand(value.shape))
+    save_file(state, file)
+    network = part.call(part.options(**options, weights=str(file)).model_dump())((3, 64, 64), 2).eval()
+    node = PartNode("model", part.name, part.options(**options, weights=str(file)).model_dump())
+    recipe = written(home).recipe.model_copy(update={"model": node, "memory_format": "contiguous"})
+    about = {"input": {"shape": [3, 64, 64], "classes": list(CLASSES)}}
+    file.unlink()
+    ours = load_model(recipe, Snapshot(network.state_dict(), {}, about), torch.device("cpu"))
+    picture = torch.rand(3, 64, 80)
+    (found,), (expected,) = ours([picture]), network([picture])
+    assert len(expected["boxes"]) and all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def test_predict_names_the_picture_that_cannot_be_read(home: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes((home / "voc" / "JPEGImages" / "val0.png").read_bytes()[:100])
     for file in (tmp_path / "broken.png", tmp_path / "gone.png"):
         with pytest.raises(UserError, match=f"{file} cannot be read as a picture: "):
             predict(home / "run", [home / "voc" / "JPEGImages" / "val0.png", file])
+
+
+def test_a_drawing_takes_the_place_of_no_picture_and_of_no_other_drawing(home: Path, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(home / "voc" / "JPEGImages" / "val0.png", tmp_path / folder / "cell.png")
+    here, there = tmp_path / "a" / "cell.png", tmp_path / "b" / "cell.png"
+    before = here.stat().st_mtime_ns
+    with pytest.raises(UserError, match=f"{here} would be drawn over the picture .*; write another folder"):
+        predict(home / "run", [here], png=tmp_path / "b" / ".." / "a")
+    with pytest.raises(UserError, match=f"{here} and {there} would both be drawn as "):
+        predict(home / "run", [here, there], png=tmp_path / "c")
+    assert here.stat().st_mtime_ns == before and not (tmp_path / "c").exists()
+    assert len(predict(home / "run", [here, here], png=tmp_path / "c")) == 2
 
 
 def test_sides_that_are_not_there_or_have_nothing_to_be_found(home: Path, tmp_path: Path) -> None:

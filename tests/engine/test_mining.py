@@ -353,9 +353,16 @@ def test_what_only_the_data_shows_is_refused(tmp_path: Path, mining: dict[str, A
     with pytest.raises(UserError) as caught:
         launched(tmp_path, "run", mining={"name": "ohem", **mining})
     assert words in str(caught.value) and caught.value.exit_code == 2
-    if isinstance(caught.value, RecipeError):
-        (mistake,) = caught.value.mistakes
-        assert (mistake.line, mistake.path) == (1, "mining.negative_class")
+    assert isinstance(caught.value, RecipeError)
+    (mistake,) = caught.value.mistakes
+    assert (mistake.line, mistake.path) == (1, words.split(":")[0])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("start", "told"), [("15st", []), ("16st", ["start is step 16, and training ends at step 16: no picture is left out"]), (None, [])])
+def test_a_start_that_is_never_reached_is_told_of(tmp_path: Path, start: str | None, told: list[str]) -> None:
+    run = made(tmp_path, epochs=4, mining={"name": "ohem", "keep": 0.5, "start": start})[0]
+    assert run.plan.total == 16 and run.miner.told() == told
 
 
 def test_a_class_without_training_pictures_is_no_negative_class(tmp_path: Path) -> None:

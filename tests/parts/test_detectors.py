@@ -325,3 +325,22 @@ def test_the_small_one_learns_a_handful_of_pictures(mined: bool) -> None:
         found = model.eval()(images)
     truth = [target | {"ignored": torch.zeros(2, dtype=torch.bool)} for target in targets]
     assert mean_average_precision(found, truth, 2)["map_50"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        (SMALL, {"weights": "DEFAULT", "trainable_backbone_layers": 2}),
+        (SMALL, {"backbone_weights": "DEFAULT", "norm": "frozen"}),
+        ("fasterrcnn_resnet50_fpn", {"weights": "DEFAULT"}),  # its norms add nothing to the variance
+        (SMALL, {}),
+    ],
+)
+def test_the_network_of_a_run_is_built_as_for_its_weights_and_without_them(name: str, options: dict[str, Any], coco: Any) -> None:
+    with torch.device("meta"):
+        trained = build(name, **options)
+        coco["calls"].clear()
+        with files.unread():
+            ours = build(name, **options)
+    assert not coco["calls"] and kinds(ours) == kinds(trained) and learning(ours) == learning(trained)
+    assert [ours.state_dict().keys(), repr(ours), ours.rpn.score_thresh] == [trained.state_dict().keys(), repr(trained), trained.rpn.score_thresh]

@@ -203,6 +203,9 @@ def test_published_weights_are_downloaded_by_name(monkeypatch: pytest.MonkeyPatc
     url = torchvision.models.GoogLeNet_Weights.IMAGENET1K_V1.url
     assert calls == [(url, {"progress": True, "check_hash": True, "weights_only": True})]
     assert not build("googlenet", (1, 64, 64), 7, weights="DEFAULT").transform_input
+    calls.clear()
+    with weights.unread():  # for a checkpoint's own, which expect the same pictures
+        assert build("googlenet", (3, 64, 64), 7, weights="DEFAULT").transform_input and not calls
 
 
 def test_no_network_says_where_the_file_goes(monkeypatch: pytest.MonkeyPatch) -> None:

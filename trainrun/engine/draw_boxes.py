@@ -57,9 +57,11 @@ def find(
 ) -> list[dict[str, Any]]:
     """The boxes in each picture, the surest first: [{"file", "boxes": [{"class", "score", "box": [x0, y0, x1, y1]}, ...]}].
 
-    folder: where each picture is written with the boxes that have a score of at least 0.5, as NAME.png. Raises UserError naming a bad picture.
+    folder: where each picture is written with the boxes that have a score of at least 0.5, as NAME.png. Raises UserError naming a bad
+    picture, or one whose drawing would take the place of a picture that is asked about or of another drawing.
     """
     told = []
+    drawings = {} if folder is None else _drawings(files, folder)
     nobody = target_of(Boxes(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool)))
     draw = draws(recipe.seed, 0, torch.zeros(1, dtype=torch.int64))
     for file in files:
@@ -74,11 +76,23 @@ def find(
         rows = zip(*(found[name].tolist() for name in ("boxes", "labels", "scores")), strict=True)
         boxes = [{"class": classes[int(label) - 1], "score": score, "box": box} for box, label, score in rows]
         line = {"file": str(file), "boxes": sorted(boxes, key=lambda each: -each["score"])}
-        if folder is not None:
-            line["png"] = str(folder / f"{file.stem}.png")
-            _save(_drawn(picture, found, classes), folder / f"{file.stem}.png")
+        if file in drawings:
+            line["png"] = str(drawings[file])
+            _save(_drawn(picture, found, classes), drawings[file])
         told.append(line)
     return told
+
+
+def _drawings(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
+    """Where each picture is drawn: `folder`/NAME.png."""
+    given, taken = {file.resolve() for file in files}, dict[Path, Path]()
+    drawings = {file: folder / f"{file.stem}.png" for file in files}
+    for file, drawing in drawings.items():
+        if drawing.resolve() in given:
+            raise UserError(f"{file} would be drawn over the picture {drawing}; write another folder after --png")
+        if (other := taken.setdefault(drawing.resolve(), file)) is not file:
+            raise UserError(f"{other} and {file} would both be drawn as {drawing}; ask about one at a time, with a folder for each after --png")
+    return drawings
 
 
 def _drawn(picture: np.ndarray, found: Target, classes: Sequence[str]) -> np.ndarray:

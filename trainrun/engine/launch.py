@@ -17,13 +17,16 @@ from trainrun.engine.cut import make_cut
 from trainrun.engine.ending import Call, end, explain, finished, record, stopped
 from trainrun.engine.fit import fit
 from trainrun.engine.keeper import Keeper
+from trainrun.engine.miners import has_its_time
 from trainrun.engine.run import Run, build, closing, open_data, seen_shape, settle
-from trainrun.engine.sampling import advice
+from trainrun.engine.sampling import advice, make_sampler
 from trainrun.engine.signals import Interrupted, Signals
+from trainrun.engine.state import Plan
 from trainrun.engine.teller import Teller
 from trainrun.errors import OutOfMemory, RecipeError, Stopped, UserError
 from trainrun.parts.datasets.splits import Data
 from trainrun.parts.mining import make_rule
+from trainrun.parts.mining.ohem import Ohem
 from trainrun.parts.optimizers import summary
 from trainrun.recipe.dump import dump
 from trainrun.recipe.load import Loaded, load
@@ -100,7 +103,9 @@ def _check(loaded: Loaded, recipe: Recipe, data: Data) -> None:
             what = f"data {recipe.data.name} has no validation pictures, so this has no effect; expected it to be left out"
             raise RecipeError([loaded.mistake(path, what) for path in idle])
     try:
-        make_rule(recipe.mining, data.classes, data.train.labels, registry)
+        rule = make_rule(recipe.mining, data.classes, data.train.labels, registry)
+        if isinstance(rule, Ohem):
+            has_its_time(rule, Plan.of(recipe, len(make_sampler(recipe, data, registry))))
     except UserError as error:
         raise loaded.located(error) from None
 

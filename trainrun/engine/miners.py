@@ -13,6 +13,7 @@ from trainrun.engine.state import Plan
 from trainrun.errors import UserError
 from trainrun.parts.datasets.splits import Data
 from trainrun.parts.mining import make_rule
+from trainrun.parts.mining.ohem import Ohem
 from trainrun.parts.mining.rounds import Rounds
 from trainrun.recipe.registry import Registry
 from trainrun.recipe.schema import Recipe
@@ -31,7 +32,12 @@ def make_miner(
     share = -(-plan.batch_size // world.size)
     if rule.passes == 1 and recipe.micro_batch is not None and recipe.micro_batch < share:
         raise UserError(f"mining.passes: 1 needs the whole batch in one pass, {share} pictures, and micro_batch is {recipe.micro_batch}; write passes: 2")
+    has_its_time(rule, plan)
+    return Miner(rule, data.train.labels, plan, world, model, forward, recipe.micro_batch)
+
+
+def has_its_time(rule: Ohem, plan: Plan) -> None:
+    """Raise UserError, beginning with the field, where there is no step between start and end."""
     start, end = (None if d is None else d.steps(plan.steps_per_epoch, plan.total) for d in (rule.start, rule.end))
     if end is not None and end <= (start or 0):
         raise UserError(f"mining.end: {rule.end} is step {end}, which does not come after start, step {start or 0}")
-    return Miner(rule, data.train.labels, plan, world, model, forward, recipe.micro_batch)

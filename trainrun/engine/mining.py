@@ -265,6 +265,11 @@ class Miner(KeepAll):
         for name, mine in self.tensors().items():
             mine.copy_(tensors[name])
 
+    def told(self) -> list[str]:
+        start, total = self.rule.start, self.plan.total
+        first = 0 if start is None else start.steps(self.plan.steps_per_epoch, total)
+        return [] if first < total else [f"start is step {first:,}, and training ends at step {total:,}: no picture is left out"]
+
     def write(self, run: Path, step: int) -> None:
         """Write the ledger, whole or not at all, as `kept` and `loss` with the step in the file's metadata; raises OSError."""
         write_bytes(run / LEDGER, save_tensors(to_host({"kept": self.ledger.kept, "loss": self.ledger.loss}), metadata={"step": str(step)}))

@@ -26,7 +26,7 @@ from trainrun.engine.measure import Record, culprits
 from trainrun.engine.miners import make_miner
 from trainrun.engine.mining import KeepAll
 from trainrun.engine.resident import Resident, budget, open_feed
-from trainrun.engine.sampling import Sampler, make_sampler, refuse_single
+from trainrun.engine.sampling import Sampler, make_sampler, refuse_single, takes_one
 from trainrun.engine.signals import Interrupted, Signals
 from trainrun.engine.state import Plan, State
 from trainrun.engine.steps import network_shape
@@ -313,9 +313,14 @@ def build(recipe: Recipe, world: World, data: Data, signals: Signals, parts: Reg
     inputs = make_inputs(recipe.augment, recipe.seed, recipe.memory_format, figures, parts, cut=cut is not None)
     task: Task
     if task_of(recipe, parts) == "detection":
+        part = parts.get("model", recipe.model.name)
         inputs, task = BoxedInputs.of(inputs), Detection(model, len(data.classes))
+        # Pictures of a detector are large; only where its part says so does a map shrink to the one pixel that cannot be normalised.
+        refuse_single(model, recipe, plan, world, lambda: not (part and part.facts.get("batch_norm")))
     else:
-        refuse_single(model, recipe, plan, network_shape(recipe.augment, training.shape, parts), world)
+        shape = network_shape(recipe.augment, training.shape, parts)
+        # A batch_size of 1 was asked for, and most networks can normalise one picture.
+        refuse_single(model, recipe, plan, world, lambda: plan.batch_size == 1 and takes_one(model, shape, world))
         task = Classification(parts.build(recipe.loss), negative_label(recipe.mining, data.classes))
     if not resumes:
         with signals.at_once():

@@ -95,21 +95,28 @@ def make_sampler(recipe: Recipe, data: Data, parts: Registry) -> Sampler:
     return Sampler(recipe.sampler.name, parts.build(recipe.sampler), recipe.seed, labels, data.classes)
 
 
-def refuse_single(model: torch.nn.Module, recipe: Recipe, plan: Plan, shape: tuple[int, int, int], world: World) -> None:
+def refuse_single(model: torch.nn.Module, recipe: Recipe, plan: Plan, world: World, allowed: Callable[[], bool]) -> None:
     """Raise UserError where batch norm would see a single picture, whose statistics say nothing of others; names what to write.
 
-    A batch_size of 1 was asked for, and is refused only where the network cannot normalise one picture of `shape` (height, width, channels).
+    allowed: asked where it would, whether that is all right.
     """
-    if not _single(model, recipe, plan, world) or (plan.batch_size == 1 and _takes_one(model, shape, world)):
+    if not _single(model, recipe, plan, world) or allowed():
         return
+    fix = _write(recipe, plan, world) or "no batch_size that would do: take more pictures"
+    raise UserError(f"batch norm would see a single picture ({_pieces(recipe, plan, world)}); write {fix}, or a model without batch norm")
+
+
+def _pieces(recipe: Recipe, plan: Plan, world: World) -> str:
+    """What an epoch is split into."""
     shared = f", shared by {world.size} processes" if world.size > 1 else ""
     split = f", in micro-batches of {recipe.micro_batch}" if recipe.micro_batch else ""
+    return f"{plan.samples:,} pictures an epoch, batch_size {plan.batch_size}{shared}{split}"
+
+
+def _write(recipe: Recipe, plan: Plan, world: World) -> str:
+    """The setting by which no pass has a single picture, if there is one."""
     fix = without_single(plan.samples, plan.batch_size, recipe.micro_batch, world.size)
-    write = ", ".join(f"{name}={value}" for name, value in fix.items()) or "no batch_size that would do: take more pictures"
-    raise UserError(
-        f"batch norm would see a single picture ({plan.samples:,} pictures an epoch, batch_size {plan.batch_size}{shared}{split}); "
-        f"write {write}, or a model without batch norm"
-    )
+    return ", ".join(f"{name}={value}" for name, value in fix.items())
 
 
 def _single(model: torch.nn.Module, recipe: Recipe, plan: Plan, world: World) -> bool:
@@ -118,7 +125,7 @@ def _single(model: torch.nn.Module, recipe: Recipe, plan: Plan, world: World) ->
     return normalises and 1 in pieces(plan.samples, plan.batch_size, recipe.micro_batch, world.size)
 
 
-def _takes_one(model: torch.nn.Module, shape: tuple[int, int, int], world: World) -> bool:
+def takes_one(model: torch.nn.Module, shape: tuple[int, int, int], world: World) -> bool:
     """Whether the network trains on one picture; a copy of it is asked, because a pass moves running statistics."""
     height, width, channels = shape
     try:
@@ -138,5 +145,13 @@ def advice(model: torch.nn.Module, recipe: Recipe, plan: Plan, world: World) -> 
             "where memory is short, write micro_batch=256, which keeps the step and its gradient"
         )
     if _single(model, recipe, plan, world):
-        told.append("with batch_size 1 batch norm takes its statistics from one picture, in evaluation from many; better is a model without batch norm")
+        every = pieces(plan.samples, plan.batch_size, recipe.micro_batch, world.size) == {1}
+        fix = "" if plan.batch_size == 1 else _write(recipe, plan, world)
+        options = recipe.model.options
+        norm = "frozen" if options.get("weights") or options.get("backbone_weights") else "group"
+        other = f"model.norm={norm}" if "norm" in options else "a model without batch norm"
+        told.append(
+            f"batch norm takes its statistics from one picture in {'every pass' if every else 'some passes'} ({_pieces(recipe, plan, world)}), "
+            f"in evaluation from many; better is {f'{fix}, or ' if fix else ''}{other}"
+        )
     return told

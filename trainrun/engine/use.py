@@ -26,6 +26,7 @@ from trainrun.errors import Stopped, UserError
 from trainrun.parts.augmentations import Statistics
 from trainrun.parts.datasets.pictures import BadPicture, decode, measure
 from trainrun.parts.datasets.splits import Data, Split
+from trainrun.parts.models.nets.weights import unread
 from trainrun.recipe.load import load
 from trainrun.recipe.registry import registry
 from trainrun.recipe.schema import Recipe
@@ -45,12 +46,10 @@ def open_run(run: Path, overrides: Sequence[str], allow_plugins: bool, checkpoin
 def load_model(recipe: Recipe, snapshot: Snapshot, device: torch.device) -> torch.nn.Module:
     """The network of a run with the checkpoint's weights, ready to evaluate."""
     about = snapshot.values["input"]
-    node = recipe.model
-    if "weights" in node.options:  # the run's own weights follow, so published ones need not be fetched
-        node = type(node)(node.kind, node.name, {**node.options, "weights": None})
     channels, height, width = about["shape"]
     height, width, channels = seen_shape(recipe, (height, width, channels), registry)
-    model = registry.build(node)((channels, height, width), len(about["classes"]))
+    with unread():  # the run's own follow
+        model = registry.build(recipe.model)((channels, height, width), len(about["classes"]))
     load_weights(model, snapshot.model)
     layout = torch.channels_last if recipe.memory_format == "channels_last" else torch.contiguous_format
     return model.to(device, memory_format=layout).eval()

@@ -34,7 +34,7 @@ def build(architecture: str, shape: tuple[int, int, int], classes: int, weights:
     if config is not None and config.fixed_input_size and config.input_size[1:] != (height, width):
         options["img_size"] = (height, width)
     try:
-        model = timm.create_model(architecture, pretrained=pretrained, **options)
+        model = timm.create_model(architecture, pretrained=pretrained and files.reads(), **options)
     except Exception as error:  # the hub's clients raise their own types, and timm asserts on sizes
         fix = "set model.weights to a local file" if pretrained else "choose another data.size or model"
         raise UserError(

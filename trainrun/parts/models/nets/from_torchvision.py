@@ -91,12 +91,14 @@ def for_channels(conv: nn.Module, channels: int) -> nn.Conv2d:
 
 
 def published(name: str, weights: str, option: str = "weights") -> Mapping[str, Tensor]:
-    """The weights torchvision publishes under that name, from its cache or the network; `option` is the one that asked for them."""
+    """The weights torchvision publishes under that name, from its cache or the network; within `unread` nothing. `option` is the one that asked for them."""
     known = torchvision.models.get_model_weights(name)
     if weights not in known.__members__:
         near = nearest(weights, known.__members__)
         hint = f"did you mean {near}?" if near else f"there are {', '.join(known.__members__)}" if known.__members__ else "it has none"
         raise UserError(f"{name} has no weights {weights!r}; {hint} (or set model.{option} to a .safetensors or .pth file)")
+    if not files.reads():
+        return {}
     chosen = known[weights]
     cached = Path(torch.hub.get_dir()) / "checkpoints" / chosen.url.rsplit("/", 1)[1]
     try:

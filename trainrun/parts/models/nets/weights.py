@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,22 @@ from torch import Tensor, nn
 from trainrun.errors import UserError
 
 FILES = (".safetensors", ".pth", ".pt")
+_READS = ContextVar("reads", default=True)
+
+
+@contextlib.contextmanager
+def unread() -> Iterator[None]:
+    """Within, networks are built as for their weights, with frozen norms and all, but no weights are fetched or read: a checkpoint's follow."""
+    before = _READS.set(False)
+    try:
+        yield
+    finally:
+        _READS.reset(before)
+
+
+def reads() -> bool:
+    """Whether weights are read; not within `unread`."""
+    return _READS.get()
 
 
 def is_path(weights: str) -> bool:
@@ -23,7 +41,9 @@ def is_path(weights: str) -> bool:
 
 
 def read(path: str) -> Mapping[str, Tensor]:
-    """The state dict in a .safetensors or .pth file; a .pth may hold it under `state_dict` or `model`."""
+    """The state dict in a .safetensors or .pth file; a .pth may hold it under `state_dict` or `model`; within `unread` nothing."""
+    if not reads():
+        return {}
     file = Path(path).expanduser()
     if not file.is_file():
         raise UserError(f"no weights at {file}: set model.weights to the path of a .safetensors or .pth file")
@@ -72,8 +92,10 @@ def load(model: nn.Module, state: Mapping[str, Tensor], source: str, stem: str |
     """Load a state dict into a network; `source` names it in messages.
 
     A kernel of `stem` for other channels is adapted, and layers in `heads` of another shape keep their own values.
-    Anything else that is missing, unknown or of another shape is a UserError.
+    Anything else that is missing, unknown or of another shape is a UserError. Within `unread` the network keeps all its own values.
     """
+    if not reads():
+        return
     own = model.state_dict()
     fitting = OrderedDict(state)
     # Versions tell modules how to read older files; a file without them is read as written by this version.
