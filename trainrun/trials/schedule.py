@@ -132,8 +132,9 @@ def _plot(curves: Sequence[Curve], marks: Sequence[str | None], width: int) -> I
     right = max(len(curve.rates) / curve.steps_per_epoch for curve in curves)
     top = max(max(curve.rates) for curve in curves) or 1.0
     room = max(width - _LABEL - 3, 10)
-    inside = 1 + 1e-6  # a point on the canvas's upper or right edge would not be drawn
-    canvas = plotille.Canvas(room, _HEIGHT, xmin=0, ymin=0, xmax=right * inside, ymax=top * inside)
+    # A character is 2 x 4 dots, and the highest rate belongs into the last one: the canvas rounds what lies on its edge out of itself.
+    columns, rows = 2 * room, 4 * _HEIGHT
+    canvas = plotille.Canvas(room, _HEIGHT, xmin=0, ymin=0, xmax=right * columns / (columns - 1), ymax=top * rows / (rows - 1))
     for drawn, mark in zip(curves, marks, strict=True):
         for (x0, y0), (x1, y1) in itertools.pairwise(_points(drawn, 2 * room)):
             if mark is None:
