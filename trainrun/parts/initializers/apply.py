@@ -65,7 +65,7 @@ def _fills(model: nn.Module, node: PartNode, parts: Registry) -> dict[str, Fill 
     covered = _covered(model)
     for name, n in last.items():
         chosen = node.rules[n].biases if is_bias(name) else node.rules[n].weights
-        if name in covered and chosen is not None and chosen.name != "default":
+        if name in covered and chosen.name != "default":
             new = [other for other in fills if other not in covered]
             told = ", ".join(new[:4]) + (f" and {len(new) - 4} more" if len(new) > 4 else "") or "nothing here"
             raise UserError(f"initializer.rules.{n}: {node.rules[n].match!r} would overwrite {name}, which the model's weights bring along; new is {told}")
