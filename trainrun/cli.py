@@ -88,7 +88,11 @@ def _look(asked: str, recipe: Any, png: Path | None, as_json: bool) -> None:
         from trainrun.trials.init import look as look_at_init
 
         with enter() as world:
-            _print_look(look_at_init(recipe, world), as_json)
+            found = look_at_init(recipe, world)
+        if png:
+            found.png(png)
+            print(f"wrote {png}", file=sys.stderr)
+        _print_look(found, as_json)
     else:
         from trainrun.trials.counts import counts_of
 
@@ -150,7 +154,7 @@ def show(
     pca: Annotated[bool, typer.Option("--pca", help="Instead, print the principal components of the training pictures' pixels.")] = False,
     counts: Annotated[bool, typer.Option("--counts", help="Instead, count the pictures of each class in the data and in an epoch, or the boxes.")] = False,
     init: Annotated[bool, typer.Option("--init", help="Instead, say what the first weights do to one batch, layer by layer.")] = False,
-    png: Annotated[Path | None, typer.Option("--png", metavar="FILE", help="Where to draw; by default NAME-augment.png.")] = None,
+    png: Annotated[Path | None, typer.Option("--png", metavar="FILE", help="Where --augment draws, by default NAME-augment.png; --init draws into it too.")] = None,
     allow_plugins: Plugins = False,
     as_json: AsJson = False,
 ) -> None:
@@ -160,8 +164,8 @@ def show(
     asked = [option for option, given in (("--augment", augment), ("--pca", pca), ("--counts", counts), ("--init", init)) if given]
     if len(asked) > 1:
         raise UserError(f"{' and '.join(asked)} show different things; give one").then(command("show", recipe, *words, asked[0]))
-    if png and not augment:
-        raise UserError("--png says where --augment draws; give both").then(command("show", recipe, *words, "--augment", "--png", png))
+    if png and not (augment or init):
+        raise UserError("--png says where --augment or --init draws; give one of the two").then(command("show", recipe, *words, "--augment", "--png", png))
     if asked:
         _look(asked[0], loaded.recipe, png, as_json)
         return _next("fit", recipe, *words, *_allowed(allow_plugins))

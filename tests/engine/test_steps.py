@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,14 @@ def test_a_batch_may_be_split_in_any_way(name: str, training: bool) -> None:
     assert expected.shape == (COUNT, channels, height, width) and expected.is_contiguous(memory_format=torch.channels_last)
     nobody = Batch(whole.images[:0], whole.labels[:0], whole.ids[:0], 4, COUNT)
     assert made(nobody, training)[0].shape == (0, channels, height, width)
+
+
+def test_what_lies_beyond_is_black_before_normalize_and_the_mean_after_it() -> None:
+    """As `trainrun list` says of mode: zero. White pictures are 2 behind normalize, and the border is the only other value."""
+    crop, white = node("random_crop", padding=5), replace(batch(), images=torch.full_like(batch().images, 255))
+    seen = [inputs(nodes)(white, training=True)[0].unique().tolist() for nodes in ([crop, NORMALIZE], [NORMALIZE, crop])]
+    assert seen == [[-2.0, 2.0], [0.0, 2.0]]
+    assert "black (after normalize: the mean)" in registry.get("augment", "random_crop").options.model_fields["mode"].description  # type: ignore[union-attr, operator]  # it is registered
 
 
 def test_each_part_draws_by_its_place_and_the_epoch() -> None:

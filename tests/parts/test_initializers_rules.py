@@ -114,3 +114,15 @@ def test_silent_branches_pass_the_shortcut_on_and_can_wake(make: object) -> None
 def test_silent_branches_need_residual_blocks() -> None:
     with pytest.raises(UserError, match="zero_init_residual: Net has no residual block"):
         draw(Net(), "default", zero_init_residual=True)
+
+
+def test_rules_leave_what_pretrained_weights_bring_along() -> None:
+    """Of a part of the network too, as a detector's backbone is; `default` overwrites nothing."""
+    net = Net()
+    net.body.covered = frozenset({"0.weight", "0.bias", "1.weight", "1.bias"})  # type: ignore[assignment]  # torch annotates attributes of a module as tensors and modules
+    draw(net, "default", rules=[rule("*", weights=bare("default")), rule("fc.*", weights=bare("zeros"), biases=bare("zeros"))])
+    assert not net.fc.weight.any() and net.body[0].weight.any()
+    new = re.escape("which the model's weights bring along; new is conv.weight, conv.bias, fc.weight, fc.bias")
+    for match, option, name in (("body.1.*", "weights", "body.1.weight"), ("*.bias", "biases", "body.0.bias")):
+        with pytest.raises(UserError, match=rf"rules\.0: '.*' would overwrite {name}, {new}"):
+            draw(net, "default", rules=[rule(match, **{option: bare("zeros")})])

@@ -114,6 +114,14 @@ def test_a_file_of_the_same_classes_gives_torchvisions_network(imagenet: dict[st
     assert torch.equal(ours.eval()(x), theirs.eval()(x))
 
 
+@pytest.mark.parametrize(("classes", "new"), [(1000, set()), (7, {"fc.weight", "fc.bias"})])
+def test_what_a_file_covers_is_known(classes: int, new: set[str], imagenet: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    save_file(imagenet, tmp_path / "w.safetensors")
+    model: Any = build("resnet18", (1, 64, 64), classes, weights=str(tmp_path / "w.safetensors"))
+    assert set(model.state_dict()) - model.covered == new
+    assert not hasattr(build("resnet18", (3, 64, 64), 7), "covered")
+
+
 @pytest.mark.parametrize("channels", [1, 2, 4])
 def test_a_grey_picture_gives_the_same_features_in_any_number_of_channels(
     channels: int, imagenet: dict[str, torch.Tensor], tmp_path: Path
@@ -242,13 +250,15 @@ def timm(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
     fake.create_model = create_model
     fake.list_models = lambda: ["resnet50d", "vit_tiny_patch16_224"]
     fake.is_model = lambda name: name in fake.list_models()
-    fake.get_pretrained_cfg = lambda name: types.SimpleNamespace(fixed_input_size=name.startswith("vit"), input_size=(3, 224, 224))
+    fake.get_pretrained_cfg = lambda name: types.SimpleNamespace(fixed_input_size=name.startswith("vit"), input_size=(3, 224, 224), num_classes=1000)
     monkeypatch.setitem(sys.modules, "timm", fake)
     return fake
 
 
 def test_timm_networks_are_built_by_name(timm: Any) -> None:
-    assert build("timm/resnet50d.ra2_in1k", (1, 64, 64), 7, weights="pretrained")(torch.zeros(2, 1, 64, 64)).shape == (2, 7)
+    pretrained: Any = build("timm/resnet50d.ra2_in1k", (1, 64, 64), 7, weights="pretrained")
+    assert pretrained(torch.zeros(2, 1, 64, 64)).shape == (2, 7)
+    assert {key.rpartition(".")[0] for key in set(pretrained.state_dict()) - pretrained.covered} == {weights.ends(pretrained)[1]}
     build("timm/vit_tiny_patch16_224", (3, 64, 64), 7)
     build("timm/vit_tiny_patch16_224", (3, 224, 224), 7)
     plain = {"pretrained": False, "num_classes": 7, "in_chans": 3}

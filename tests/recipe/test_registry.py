@@ -118,3 +118,16 @@ def test_a_node_reads_like_an_object_and_survives_pickling() -> None:
 )
 def test_the_nearest_name(word: str, name: str | None) -> None:
     assert nearest(word, ["resnet_cifar", "sgd", "cosine"]) == name
+
+
+# What does nothing, or only what its name says, comes from nowhere.
+PLAIN = {("initializer", "default"), ("warmup", "none"), ("decay", "constant"), ("sampler", "shuffle"), ("sampler", "sequential")}
+
+
+@pytest.mark.parametrize("kind", ["initializer", "warmup", "decay", "optimizer", "augment", "sampler"])
+def test_every_part_says_where_it_comes_from(kind: str) -> None:
+    import trainrun.parts  # noqa: F401 - fills the registry
+    from trainrun.recipe.registry import registry
+
+    manuals = {name: registry.get(kind, name).manual for name in registry.names(kind)}  # type: ignore[union-attr]  # they are registered
+    assert {name for name, text in manuals.items() if "Source" not in text and "Reference" not in text} == {name for of, name in PLAIN if of == kind}

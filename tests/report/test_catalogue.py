@@ -138,6 +138,8 @@ def test_an_option_says_meaning_range_and_default(capsys: pytest.CaptureFixture[
         (Annotated[int, Field(ge=-5, lt=1 << 63)], "whole number >= -5"),
         (Annotated[float, Field(gt=0.5, le=1e6)], "number > 0.5 and <= 1,000,000"),
         (bool | None, "true or false"),
+        (Annotated[int, Field(ge=0, le=255)] | Literal["mean", "noise"], "whole number >= 0 and <= 255, mean or noise"),
+        (Literal[18, 34] | None, "18 or 34"),
         (dict[str, float], "mapping"),
     ],
 )

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import trainrun.parts  # noqa: F401 - registers the parts
@@ -135,3 +136,39 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         assert not ended.value.code
         out = capsys.readouterr().out
         assert json.loads(out)["fault"] == "dead" if words else "the network is dead" in out.replace("\n", " ")
+
+
+def test_the_picture_shows_the_numbers_layer_by_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    drawn: list[Any] = []
+    monkeypatch.setattr("trainrun.trials.init.save", lambda figure, file: drawn.append(figure))
+    layers = [Layer("a", "Conv2d", 4, 0.5, 2e-6, dead=1, alike=4), Layer("b", "Linear", 8, math.inf, 0.0, saturated=2, unreached=6)]
+    Init("zeros", 10, 64, 2.3, layers).png(tmp_path / "x.png")
+    signal, gradient, units = drawn[0].axes
+    for axes, values, texts in ((signal, [0.5, math.nan], ["0.5", "inf"]), (gradient, [2e-6, math.nan], ["2e-06", "0"])):
+        (line,) = axes.lines
+        assert [*line.get_xdata()] == pytest.approx(values, nan_ok=True) and [*line.get_ydata()] == [0, 1]
+        assert axes.get_xscale() == "log" and [text.get_text() for text in axes.texts] == texts
+    assert [label.get_text() for label in signal.get_yticklabels()] == ["a", "b"] and signal.yaxis_inverted()
+    shares = {text.get_text(): [bar.get_width() for bar in bars] for text, bars in zip(units.get_legend().get_texts(), units.containers, strict=True)}
+    assert shares == {"dead": [0.25, 0], "saturated": [0, 0.25], "no gradient": [0, 0.75], "alike": [1, 0]}
+    assert [round(bar.get_y() + bar.get_height() / 2) for bars in units.containers for bar in bars] == [0, 1] * 4
+    assert "zeros, 64 pictures" in drawn[0].get_suptitle() and "Wrong: " in drawn[0].get_suptitle()
+
+
+def test_the_picture_is_a_png_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "mine.yaml").write_text(json.dumps(BASE | {"initializer": "zeros"}))
+    monkeypatch.chdir(tmp_path)
+    for words, code in ((["--init", "--png", "a.png", "--json"], 0), (["--pca", "--png", "b.png"], 2)):
+        monkeypatch.setattr(sys, "argv", ["trainrun", "show", "mine.yaml", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert (ended.value.code or 0) == code
+        out, err = capsys.readouterr()
+        assert ("wrote a.png" if code == 0 else "--png says where --augment or --init draws") in err
+        assert code or json.loads(out)["fault"] == "dead"
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.format == "PNG" and picture.size == (1320, round(120 * (1.8 + 0.3 * 3)))
+        assert len(set(picture.convert("RGB").getdata())) > 20
+    assert not (tmp_path / "b.png").exists()

@@ -109,6 +109,17 @@ def test_the_plot_shows_the_numbers(schedule: Any, monkeypatch: pytest.MonkeyPat
     assert "1  a.yaml: 40 steps, 10 epochs of 4; lr first 0.2, highest 0.2 at step 0" in out and "2  b.yaml: " in out
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_highest_rate_is_drawn_from_end_to_end(count: int) -> None:
+    """A rate that stays is the whole first row, whether alone or the second of two."""
+    curves = [Curve("a.yaml", "a", [0.01] * 40, 4, []), Curve("b.yaml", "b", [0.1] * 40, 4, [])][-count:]
+    for width in (40, 80, 133):
+        rows = [line.partition("|")[2] for line in Curves(curves).lines(width).split("\n")[:16]]
+        assert len(rows[0]) == width - 12 and " " not in rows[0]
+        assert not any(row.strip() for row in rows[1:14])
+        assert len(rows[14]) == (width - 12 if count == 2 else 0)
+
+
 def test_long_trainings_keep_their_peaks() -> None:
     rates = [0.001] * 100_000
     rates[54_321] = 0.5

@@ -152,6 +152,7 @@ def subset(
     Which ones depends on `subset_seed` alone, not on the recipe's seed, so that seeds compare runs on the same pictures. Stratified, a
     class with n of N pictures gets floor(k n / N) of the k, and those with the largest remainders one more. Raises UserError where there
     are fewer pictures than `count`.
+    Reference: the largest remainders, or Hamilton's method, by which parliaments share out seats.
     """
     import torch
 

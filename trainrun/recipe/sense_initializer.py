@@ -39,18 +39,19 @@ def _fact(sense: Sense, node: PartNode, name: str) -> Any:
 
 
 def pretrained_weights_stay(sense: Sense) -> Iterator[Fault]:
-    node, weights = sense.recipe.initializer, sense.recipe.model.options.get("weights")
+    node, model = sense.recipe.initializer, sense.recipe.model.options
+    weights = next((f"model.{option}: {model[option]}" for option in ("weights", "backbone_weights") if model.get(option) is not None), None)
     if weights is None:
         return
     if node.name != "default":
-        yield "initializer", f"{node.name} would overwrite model.weights: {weights}; write one of the two", None
+        yield "initializer", f"{node.name} would overwrite {weights}; write one of the two", None
         return
     for option in ("biases", "zero_init_residual"):
         if node.options.get(option):
-            yield f"initializer.{option}", f"would overwrite what model.weights: {weights} has; write rules for what is new, as a head", None
+            yield f"initializer.{option}", f"would overwrite what {weights} has; write rules for what is new, as a head", None
     for n, rule in enumerate(node.options.get("rules", ())):
         if not rule.match.strip("*"):
-            yield f"initializer.rules.{n}.match", f"{rule.match!r} is everything that model.weights: {weights} has; name what is new, as fc.*", None
+            yield f"initializer.rules.{n}.match", f"{rule.match!r} is everything that {weights} has; name what is new, as fc.*", None
 
 
 def rules_set_something(sense: Sense) -> Iterator[Fault]:

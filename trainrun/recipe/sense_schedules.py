@@ -48,7 +48,7 @@ def constant_warmup_ends(sense: Sense) -> Iterator[Fault]:
 
 
 def warmup_is_lower(sense: Sense) -> Iterator[Fault]:
-    for part, option in (("constant", "lr"), ("exponential", "start")):
+    for part, option in (("constant", "lr"), ("gradual", "start"), ("exponential", "start")):
         options, source = _warmup(sense, part), sense.sources.get(("schedule", "lr"))
         # An override of the base rate is a trial of another one, and leaves the warm-up as it was written.
         if options and options[option] >= sense.recipe.base_lr and (source is None or source.kind != "override"):
@@ -88,6 +88,13 @@ def decay_falls(sense: Sense) -> Iterator[Fault]:
         options, source = _decay(sense, part), sense.sources.get(("schedule", "lr"))
         if options and options[option] >= sense.recipe.base_lr and (source is None or source.kind != "override"):
             yield f"schedule.decay.{option}", f"{options[option]:g} is no lower than schedule.lr, {sense.recipe.base_lr:g}", None
+
+
+def decay_changes_the_rate(sense: Sense) -> Iterator[Fault]:
+    for part, option in (("step", "gamma"), ("multistep", "gamma"), ("linear", "alpha"), ("cosine", "alpha")):
+        options = _decay(sense, part)
+        if options and options[option] == 1 and options.get("values") is None:
+            yield f"schedule.decay.{option}", "with 1 the learning rate never changes; write decay: constant", None
 
 
 def peaks_find_room(sense: Sense) -> Iterator[Fault]:
@@ -150,6 +157,7 @@ CHECKS: tuple[Check, ...] = (
     decay_ends,
     drops_come,
     decay_falls,
+    decay_changes_the_rate,
     peaks_find_room,
     shapes_are_used,
     inverse_sqrt_has_a_scale,

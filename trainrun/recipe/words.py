@@ -139,7 +139,7 @@ def suggestion(root: Schema, schema: Schema, value: Any) -> str | None:
         return spelt if spelt != value.replace(" ", "") and any(re.search(s.get("pattern", "$^"), spelt) for s in sides) else None
     if types & {"integer", "number"} and "a duration" not in json.dumps(schema):
         return _as_number(value, schema, sides)
-    if types == {"array"} and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+    if types == {"array"} and isinstance(value, (int, float, str)) and not isinstance(value, bool) and all(s.get("minItems", 0) <= 1 for s in sides):
         return f"[{yaml.flow(value)}]"
     return None
 

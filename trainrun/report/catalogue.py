@@ -134,11 +134,11 @@ def takes(option: dict[str, Any]) -> str:
     """What can be written for an option, in words."""
     if "expected" in option:
         return option["expected"]
-    if "enum" in option:
-        *most, last = map(str, option["enum"])
-        return f"{', '.join(most)} or {last}" if most else last
-    details = {"array": _length, "integer": _range, "number": _range}
-    return " or ".join(_TYPES.get(t, t) + (details[t](option) if t in details else "") for t in option["type"].split(" or "))
+    details, choices = {"array": _length, "integer": _range, "number": _range}, option.get("enum", [])
+    listed = {"any", *("string" if isinstance(choice, str) else "integer" for choice in choices)} if choices else set()
+    words = [_TYPES.get(t, t) + (details[t](option) if t in details else "") for t in option["type"].split(" or ") if t not in listed]
+    *most, last = [*words, *map(str, choices)]
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 def _range(option: dict[str, Any]) -> str:

@@ -6,11 +6,13 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from trainrun.recipe.registry import Registry, registry
 from trainrun.recipe.schema import Recipe
 from trainrun.report.console import clean
+from trainrun.report.plots import blank, save
 from trainrun.world import World
 
 _BAR = 10  # columns of a bar
@@ -76,10 +78,37 @@ class Init:
             shares = f"{_share(worst, layer.units):>5} {_share(layer.unreached, layer.units):>7} {_share(layer.alike, layer.units):>5}"
             bars = "  ".join(f"{_number(value):>8} {_bar(value, column):{_BAR}}" for value, column in ((layer.signal, signals), (layer.gradient, gradients)))
             rows.append(f"{_short(clean(layer.name, keep=''), name):{name}}  {bars} {shares}")
-        guess = math.log(self.classes)
-        told = f"{self.initializer}, {self.pictures} pictures: first loss {_number(self.loss)}, that of a guess {guess:.4g}"
-        rows += [told, *textwrap.wrap(self.verdict, width, break_on_hyphens=False)]
+        rows += [self._told(), *textwrap.wrap(self.verdict, width, break_on_hyphens=False)]
         return "\n".join(row[:width].rstrip() for row in rows)
+
+    def png(self, file: Path) -> None:
+        """Draw the layers from top to bottom: both standard deviations on logarithmic axes, and the shares of units; raises UserError as `save` does."""
+        figure = blank(11, 1.8 + 0.3 * len(self.layers))
+        figure.suptitle("\n".join((self._told(), *textwrap.wrap(self.verdict, 130))), fontsize="medium")
+        names = [_short(clean(layer.name, keep=""), 40) for layer in self.layers]
+        panels = figure.subplots(1, 3, sharey=True, squeeze=False)[0]
+        for axes, of, title in zip(panels, ("signal", "gradient"), ("std of output", "std of gradient"), strict=False):
+            values = [getattr(layer, of) for layer in self.layers]
+            known = [value if math.isfinite(value) and value > 0 else math.nan for value in values]
+            axes.set(title=title, xscale="log")
+            axes.plot(known, range(len(values)), "o-")
+            axes.margins(x=0.2)
+            for place, value in enumerate(values):
+                axes.annotate(_number(value), (0.99, place), xycoords=axes.get_yaxis_transform(), ha="right", va="center", fontsize="small")
+        shares = {"dead": "dead", "saturated": "saturated", "no gradient": "unreached", "alike": "alike"}
+        for n, (label, of) in enumerate(shares.items()):
+            parts = [(getattr(layer, of) or 0) / layer.units for layer in self.layers]
+            panels[2].barh([place + (n - 1.5) * 0.2 for place in range(len(parts))], parts, 0.2, label=label)
+        panels[2].set(xlabel="share of units", xlim=(0, 1))
+        panels[2].legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4, fontsize="small", frameon=False)
+        panels[0].set_yticks(range(len(names)), names)
+        panels[0].set_ylim(len(names) - 0.5, -0.5)
+        for axes in panels:
+            axes.grid(alpha=0.3)
+        save(figure, file)
+
+    def _told(self) -> str:
+        return f"{self.initializer}, {self.pictures} pictures: first loss {_number(self.loss)}, that of a guess {math.log(self.classes):.4g}"
 
 
 def _finite(value: Any) -> Any:

@@ -29,7 +29,7 @@ class Pca:
         }
 
     def lines(self, width: int) -> str:
-        """The findings for people, and the options that have pca_jitter use them without measuring."""
+        """The findings for people: a row a component."""
         total = sum(self.eigenvalues) or 1.0
         lines = [f"principal components of the pixels of {self.data}, values in 0..1", "eigenvalue    share  eigenvector"]
         for value, row in zip(self.eigenvalues, self.eigenvectors, strict=True):

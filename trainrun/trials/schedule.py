@@ -21,6 +21,7 @@ from trainrun.parts.schedules import make_schedule
 from trainrun.recipe.load import Loaded
 from trainrun.recipe.registry import Registry, registry
 from trainrun.recipe.schema import Recipe
+from trainrun.report.plots import blank, save
 from trainrun.world import World, enter
 
 _MARKS = "123456789abcdefghijklmnopqrstuvwxyz"
@@ -79,11 +80,7 @@ class Curves:
 
     def png(self, file: Path) -> None:
         """Write the plot as a PNG file; raises UserError where Matplotlib is missing or the file cannot be written."""
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise UserError("--png needs Matplotlib: pip install 'trainrun[plots]'") from error
-        figure = Figure(figsize=(8, 4.5), layout="constrained")
+        figure = blank(8, 4.5)
         axes = figure.add_subplot(xlabel="epoch", ylabel="learning rate")
         for curve in self.curves:
             axes.plot([curve.epoch(step) for step in range(len(curve.rates))], curve.rates, label=curve.title, drawstyle="steps-post")
@@ -91,10 +88,7 @@ class Curves:
         axes.grid(alpha=0.3)
         if len(self.curves) > 1:
             axes.legend()
-        try:
-            figure.savefig(file, format="png", dpi=120)
-        except OSError as error:
-            raise UserError(f"{file} cannot be written: {error.strerror or error}; choose another --png") from error
+        save(figure, file)
 
 
 def look(recipes: Sequence[tuple[str, Loaded]], parts: Registry = registry) -> Curves:
@@ -132,8 +126,9 @@ def _plot(curves: Sequence[Curve], marks: Sequence[str | None], width: int) -> I
     right = max(len(curve.rates) / curve.steps_per_epoch for curve in curves)
     top = max(max(curve.rates) for curve in curves) or 1.0
     room = max(width - _LABEL - 3, 10)
-    inside = 1 + 1e-6  # a point on the canvas's upper or right edge would not be drawn
-    canvas = plotille.Canvas(room, _HEIGHT, xmin=0, ymin=0, xmax=right * inside, ymax=top * inside)
+    # A character is 2 x 4 dots, and the highest rate belongs into the last one: the canvas rounds what lies on its edge out of itself.
+    columns, rows = 2 * room, 4 * _HEIGHT
+    canvas = plotille.Canvas(room, _HEIGHT, xmin=0, ymin=0, xmax=right * columns / (columns - 1), ymax=top * rows / (rows - 1))
     for drawn, mark in zip(curves, marks, strict=True):
         for (x0, y0), (x1, y1) in itertools.pairwise(_points(drawn, 2 * room)):
             if mark is None:

@@ -12,7 +12,8 @@ from trainrun.recipe.registry import part
 
 Shape = tuple[int, int]
 Mode = Annotated[
-    Border, Field(description="What lies beyond the picture: zero is black, reflect mirrors it, edge repeats its outermost pixels.")
+    Border,
+    Field(description="What lies beyond the picture: zero is black (after normalize: the mean), reflect mirrors it, edge repeats its outermost pixels."),
 ]
 P = Annotated[float, Field(gt=0, le=1, description="Share of the pictures that are mirrored.")]
 
@@ -28,7 +29,7 @@ def random_crop(
     """Pad every side and cut out a random window of the original size.
 
     The two offsets are uniform integers in 0 .. 2 x padding. A pure move of pixels, no resampling. Modes are those of numpy.pad:
-    constant 0, reflect (the outermost pixel is not repeated) and edge. Source: He et al. 2015, Deep Residual Learning,
+    constant 0 (what `normalize` makes of the mean where it comes before), reflect (the outermost pixel is not repeated) and edge. Source: He et al. 2015, Deep Residual Learning,
     section 4.2 (4 black pixels for CIFAR-10); reflect: Zagoruyko & Komodakis 2016, Wide Residual Networks.
     """
     offsets = draw.integers(2, 2 * padding + 1) - padding

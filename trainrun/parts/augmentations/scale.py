@@ -63,6 +63,7 @@ class normalize:
     uint8 [B, C, H, W] to float32. Without mean and std those published for the data set are taken, else they are measured
     over the training pictures (every one of up to 10,000, evenly spaced over the set); where a crop is cut out as pictures are read,
     over what evaluation cuts out of them.
+    Source: LeCun, Bottou, Orr & Mueller 1998, Efficient BackProp, section 4.3.
     """
 
     def __init__(

@@ -62,10 +62,20 @@ def _fills(model: nn.Module, node: PartNode, parts: Registry) -> dict[str, Fill 
             reached = any(of == n for _, of in rules)
             why = "later rules overrule all that {!r} sets" if reached else "{!r} matches nothing of the kind that it sets, weights or biases"
             raise UserError(f"initializer.rules.{n}: {why.format(rule.match)}, so it has no effect")
+    covered = _covered(model)
     for name, n in last.items():
         chosen = node.rules[n].biases if is_bias(name) else node.rules[n].weights
+        if name in covered and chosen.name != "default":
+            new = [other for other in fills if other not in covered]
+            told = ", ".join(new[:4]) + (f" and {len(new) - 4} more" if len(new) > 4 else "") or "nothing here"
+            raise UserError(f"initializer.rules.{n}: {node.rules[n].match!r} would overwrite {name}, which the model's weights bring along; new is {told}")
         fills[name] = parts.build(chosen)
     return {name: None if fill is None or getattr(fill, "func", fill) is default else fill for name, fill in fills.items()}
+
+
+def _covered(model: nn.Module) -> frozenset[str]:
+    """The parameters that have pretrained values: those that the network or a part of it names in its attribute `covered`."""
+    return frozenset(f"{name}.{own}".lstrip(".") for name, module in model.named_modules() for own in getattr(module, "covered", ()))
 
 
 def _ruled(model: nn.Module, node: PartNode, option: str) -> list[tuple[str, int]]:

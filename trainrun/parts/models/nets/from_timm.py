@@ -40,15 +40,21 @@ def build(architecture: str, shape: tuple[int, int, int], classes: int, weights:
         raise UserError(
             f"timm could not build {architecture} for pictures {channels}x{height}x{width} ({type(error).__name__}: {error}): {fix}"
         ) from error
-    if weights is not None and not pretrained:
-        built = model.pretrained_cfg if isinstance(getattr(model, "pretrained_cfg", None), dict) else {}
-        heads = built.get("classifier") or files.ends(model)[1]
+    if weights is None:
+        return model
+    built = model.pretrained_cfg if isinstance(getattr(model, "pretrained_cfg", None), dict) else {}
+    heads = built.get("classifier") or files.ends(model)[1]
+    heads = [heads] if isinstance(heads, str) else heads
+    if pretrained:
+        drawn = () if config is not None and config.num_classes == classes else {f"{head}.{kind}" for head in heads for kind in ("weight", "bias")}
+        model.covered = frozenset(model.state_dict()).difference(drawn)
+    else:
         stem = built.get("first_conv") or None
         files.load(
             model,
             files.read(weights),
             f"timm/{architecture} {weights}",
             stem if isinstance(stem, str) else None,
-            [heads] if isinstance(heads, str) else heads,
+            heads,
         )
     return model

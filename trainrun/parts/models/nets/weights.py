@@ -92,7 +92,8 @@ def load(model: nn.Module, state: Mapping[str, Tensor], source: str, stem: str |
     """Load a state dict into a network; `source` names it in messages.
 
     A kernel of `stem` for other channels is adapted, and layers in `heads` of another shape keep their own values.
-    Anything else that is missing, unknown or of another shape is a UserError. Within `unread` the network keeps all its own values.
+    Anything else that is missing, unknown or of another shape is a UserError. The network's attribute `covered` names what it got; within
+    `unread` it gets nothing, and keeps all its own values.
     """
     if not reads():
         return
@@ -115,6 +116,7 @@ def load(model: nn.Module, state: Mapping[str, Tensor], source: str, stem: str |
     found += [f"{k} is unknown" for k in unexpected]
     if found:
         raise _misfit(source, found)
+    model.covered = frozenset(fitting)  # type: ignore[assignment]  # torch annotates attributes of a module as tensors and modules
 
 
 def _misfit(source: str, found: list[str]) -> UserError:
