@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainrun.engine.inputs import statistics
+from trainrun.engine.inputs import principal, statistics
 from trainrun.engine.resident import open_feed
 from trainrun.engine.run import open_data, settle
 from trainrun.recipe.load import load
@@ -57,6 +57,25 @@ def test_they_are_measured_once_with_mean_and_deviation(tmp_path: Path, monkeypa
     np.testing.assert_allclose(found.figures[1], pixels.std(0), rtol=0, atol=1e-12)
     assert found.components == found.components == (look(made, CPU).eigenvalues, look(made, CPU).eigenvectors)
     assert passes == [3]
+
+
+@pytest.mark.parametrize(("shape", "seen"), [([3, 2, 2], 12_000), ([3, 100, 100], 10_000)], ids=["all", "10,000"])
+def test_of_many_pictures_all_are_looked_at_unless_they_are_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: list[int], seen: int
+) -> None:
+    made = recipe(tmp_path, shape=shape, size=15_000, validation=0.2, resident="no")
+    feed = open_feed(open_data(made.data).train, made.data, CPU, 1 << 30)
+    asked: list[torch.Tensor] = []
+    monkeypatch.setattr(feed, "fetch", lambda batches: asked.extend(batches) or iter([some_pixels(3)]))
+    assert principal(feed)[0]
+    ids = torch.cat(asked)
+    assert len(ids.unique()) == len(ids) == seen
+    assert (ids[0], ids[-1]) == (0, 11_999)
+
+
+def some_pixels(channels: int) -> torch.Tensor:
+    """A few pixels that differ."""
+    return torch.arange(12 * channels, dtype=torch.uint8).view(1, 3, 4, channels)
 
 
 def test_what_people_read_fits_their_terminal() -> None:

@@ -17,7 +17,7 @@ from trainrun.parts.augmentations.scale import Components
 from trainrun.parts.datasets.splits import Data
 from trainrun.recipe.registry import PartNode, Registry
 
-_MEASURED = 10_000
+_MEASURED, _PIXELS = 10_000, 1 << 26  # pictures that are always looked at, and pixels up to which all are: CIFAR-10 whole, in a second
 
 
 class Inputs:
@@ -104,7 +104,7 @@ def together(nodes: Sequence[PartNode], registry: Registry) -> int:
 
 
 def statistics(data: Data, training: Feed) -> Statistics:
-    """The statistics of a data set: published, else measured over up to 10,000 training pictures, evenly spaced, once.
+    """The statistics of a data set: published, else measured once, over all training pictures, or some of very many or large ones, evenly spaced.
 
     Where pictures are cut as they are read, each shows what evaluation would take of it: mostly the middle, at the network's size.
     """
@@ -123,7 +123,9 @@ def principal(training: Feed) -> tuple[tuple[float, ...], Components]:
 
 def _moments(training: Feed) -> tuple[torch.Tensor, torch.Tensor]:
     """The mean of each channel and of each product of two, over levels 0..255, in float64."""
-    ids = torch.linspace(0, len(training) - 1, min(_MEASURED, len(training))).long()
+    height, width, _ = training.shape
+    looked_at = min(len(training), max(_MEASURED, _PIXELS // (height * width)))
+    ids = torch.linspace(0, len(training) - 1, looked_at, dtype=torch.float64).round().long()
     # Whole numbers below 2^53 add up to the same in any order and on any device.
     sums: Any = 0
     products: Any = 0

@@ -102,8 +102,8 @@ class pca_jitter:
     """Shift the colour of each picture along the principal components of the training set's pixels.
 
     shift_c = 255 x sum_k a_k eigenvalue_k eigenvector_kc with a_k normal of deviation `std`, one shift for all pixels of a picture;
-    eigenvalues and eigenvectors are those of the covariance of pixel values in 0..1, over the training pictures (every one of
-    up to 10,000, evenly spaced over the set), largest first; `trainrun show RECIPE --pca` prints them. Or both are given.
+    eigenvalues and eigenvectors are those of the covariance of pixel values in 0..1, over the training pictures
+    that `normalize` would measure, largest first; `trainrun show RECIPE --pca` prints them. Or both are given.
     The shift grows with the eigenvalue itself, as the paper writes it, not with its root.
     uint8 [B, C, H, W], limited to 0..255 and rounded. Source: Krizhevsky et al. 2012, section 4.1.
     """

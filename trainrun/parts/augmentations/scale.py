@@ -61,8 +61,8 @@ class normalize:
     """Scale each channel to (x / 255 - mean) / std, in training and in evaluation.
 
     uint8 [B, C, H, W] to float32. Without mean and std those published for the data set are taken, else they are measured
-    over the training pictures (every one of up to 10,000, evenly spaced over the set); where a crop is cut out as pictures are read,
-    over what evaluation cuts out of them.
+    over the training pictures: all of them up to 10,000 or 2^26 pixels (CIFAR-10 whole), of more so many, evenly spaced. Where a
+    crop is cut out as pictures are read, over what evaluation cuts out of them.
     Source: LeCun, Bottou, Orr & Mueller 1998, Efficient BackProp, section 4.3.
     """
 
