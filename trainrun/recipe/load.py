@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from trainrun.errors import Mistake, RecipeError, UserError
-from trainrun.recipe import sense, sense_schedules, words
+from trainrun.recipe import sense, words
+from trainrun.recipe.checks import CHECKS
 from trainrun.recipe.dump import dump
 from trainrun.recipe.explain import mistakes_of, unknown_field
 from trainrun.recipe.find import contents, find, shipped, shipped_file, shipped_names, shown
@@ -67,7 +68,7 @@ def load(recipe: str | Path, overrides: Sequence[str] = (), *, allow_plugins: bo
     wrong = frozenset(m.path.split(".")[0] for m in mistakes)
     known = resolved or _sound(data, wrong)
     if known is not None:
-        faults = sense.contradictions(known, sources, registry, sense_schedules.CHECKS, wrong)
+        faults = sense.contradictions(known, sources, registry, CHECKS, wrong)
         loaded = Loaded(known, sources, file)
         mistakes += [loaded.mistake(*fault) for fault in faults]
         if not mistakes:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from trainrun.recipe.sense import Fault, Sense
+from trainrun.recipe.sense import Check, Fault, Sense
 
 
 def _with(sense: Sense, fact: str) -> list[int]:
     """The places of augmentations that have a fact."""
-    parts = [sense.registry.get(node.kind, node.name) for node in sense.recipe.augment]
-    return [n for n, part in enumerate(parts) if part and part.facts.get(fact)]
+    return [n for n, node in enumerate(sense.recipe.augment) if sense.fact(node, fact)]
 
 
 def levels_before_normalize(sense: Sense) -> Iterator[Fault]:
@@ -70,19 +67,14 @@ def components_are_whole(sense: Sense) -> Iterator[Fault]:
                 yield f"augment.{n}.{given}", f"has no effect without {missing[0]}; write both, or none to have them measured", None
 
 
-def ranges_rise(sense: Sense) -> Iterator[Fault]:
+def limits_rise(sense: Sense) -> Iterator[Fault]:
     for n, node in enumerate(sense.recipe.augment):
-        for option in ("sigma", "scale", "ratio") if _own(sense, node) else ():
+        for option in ("sigma", "scale", "ratio") if sense.fact(node, "levels") else ():
             limits = node.options.get(option)
             if isinstance(limits, list):
                 for low, high in pairwise(limits):
                     if low > high:
                         yield f"augment.{n}.{option}", f"{low} to {high} is no range; expected the smaller number first", None
-
-
-def _own(sense: Sense, node: Any) -> bool:
-    part = sense.registry.get(node.kind, node.name)
-    return bool(part and part.facts.get("levels"))
 
 
 def cut_has_a_crop(sense: Sense) -> Iterator[Fault]:
@@ -95,7 +87,42 @@ def cut_has_a_crop(sense: Sense) -> Iterator[Fault]:
         yield "data.resident", "yes contradicts data.cut: worker, which cuts other pieces out of the pictures in every epoch; expected auto or no", None
 
 
-AUGMENT_CHECKS = (
+def normalize_once(sense: Sense) -> Iterator[Fault]:
+    places = [n for n, node in enumerate(sense.recipe.augment) if node.name == "normalize"]
+    for n in places[1:]:
+        yield f"augment.{n}", f"normalizes a second time, after augment.{places[0]}", None
+
+
+def ranges_rise(sense: Sense) -> Iterator[Fault]:
+    for n, node in enumerate(sense.recipe.augment):
+        for option in ("scale", "aspect", "angles", "shorter") if sense.fact(node, "geometry") else ():
+            ends = node.options.get(option)
+            if isinstance(ends, list) and len(ends) == 2 and ends[0] > ends[1]:
+                yield f"augment.{n}.{option}", f"{ends[0]} is larger than {ends[1]}; write the least first", None
+
+
+def crops_fit(sense: Sense) -> Iterator[Fault]:
+    for n, node in enumerate(sense.recipe.augment):
+        size, shorter = node.options.get("size"), node.options.get("shorter")
+        if node.name == "scale_jitter" and isinstance(size, int) and isinstance(shorter, list) and min(shorter) < size:
+            yield f"augment.{n}.shorter", f"a shorter side of {min(shorter)} pixels has no crop of {size}; write at least the size", None
+
+
+def augmentations_act(sense: Sense) -> Iterator[Fault]:
+    nodes = sense.recipe.augment
+    for n, node in enumerate(nodes):
+        options = node.options
+        if node.name == "shift" and options["x"] == options["y"] == 0:
+            yield f"augment.{n}", "has no effect with x: 0 and y: 0", None
+        if node.name == "random_scale" and options["scale"] == [1, 1]:
+            yield f"augment.{n}.scale", "has no effect with [1, 1]", None
+        if node.name == "affine" and options["degrees"] == 0 and options["scale"] == [1, 1] and not any((*options["shift"], *options["shear"])):
+            yield f"augment.{n}", "has no effect without degrees, shift, scale or shear", None
+        if node.name == "alternating_flip" and any(other.name == "horizontal_flip" for other in nodes):
+            yield f"augment.{n}", "has no effect beside horizontal_flip, which mirrors at random; write one of the two", None
+
+
+AUGMENT_CHECKS: tuple[Check, ...] = (
     cut_has_a_crop,
     levels_before_normalize,
     mixing_comes_last,
@@ -103,5 +130,9 @@ AUGMENT_CHECKS = (
     mixing_has_partners,
     jitter_changes_something,
     components_are_whole,
+    limits_rise,
+    normalize_once,
     ranges_rise,
+    crops_fit,
+    augmentations_act,
 )

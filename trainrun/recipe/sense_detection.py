@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from trainrun.recipe.registry import PartNode
-    from trainrun.recipe.sense import Fault, Sense
+from trainrun.recipe.sense import Check, Fault, Sense
 
 _MONITORS = {"classification": ("val_accuracy", "val_loss"), "detection": ("val_map", "val_map_50")}
 
 
-def _fact(sense: Sense, node: PartNode, name: str, default: Any = None) -> Any:
-    part = sense.registry.get(node.kind, node.name)
-    return part.facts.get(name, default) if part else default
-
-
 def task(sense: Sense) -> str:
     """The task that the recipe's data is for."""
-    return str(_fact(sense, sense.recipe.data, "task", "classification"))
+    return str(sense.fact(sense.recipe.data, "task", "classification"))
 
 
 def _detects(sense: Sense) -> bool:
@@ -30,14 +22,14 @@ def parts_share_a_task(sense: Sense) -> Iterator[Fault]:
     data, model, mining = sense.recipe.data, sense.recipe.model, sense.recipe.mining
     detects = _detects(sense)
     has = f"{data.name} has boxes" if detects else f"{data.name} has a label for each picture"
-    if (_fact(sense, model, "task", "classification") == "detection") != detects:
+    if (sense.fact(model, "task", "classification") == "detection") != detects:
         wants = "finds boxes" if not detects else "gives each picture one label"
         instead = "a detector such as fasterrcnn_resnet50_fpn or tiny_fasterrcnn" if detects else "a classification network such as resnet18"
         yield "model", f"{model.name} {wants}, and data {has}; expected {instead}", None
-    elif mining and _fact(sense, mining, "task") == "detection" and _fact(sense, model, "rois", True) is False:
+    elif mining and sense.fact(mining, "task") == "detection" and sense.fact(model, "rois", True) is False:
         instead = "expected fasterrcnn_* or tiny_fasterrcnn, or no mining"
         yield "mining", f"{mining.name} chooses among the proposals of a first stage, and {model.name} has one stage only; {instead}", None
-    if mining and (_fact(sense, mining, "task", "classification") == "detection") != detects:
+    if mining and (sense.fact(mining, "task", "classification") == "detection") != detects:
         chooses = "whole pictures by their labels" if detects else "the proposals of a detector"
         instead = "ohem_rois" if detects else "ohem"
         yield "mining", f"{mining.name} chooses among {chooses}, and data {has}; expected {instead}", None
@@ -48,7 +40,7 @@ def monitors_are_measured(sense: Sense) -> Iterator[Fault]:
     stopping, decay = recipe.early_stopping, recipe.schedule.decay
     if stopping and stopping.monitor is not None and stopping.monitor not in measured:
         yield "early_stopping.monitor", f"{stopping.monitor} is not measured in {task(sense)}; expected {' or '.join(measured)}", None
-    if _fact(sense, decay, "watches") == "validation" and (watched := decay.options.get("monitor", measured[0])) not in measured:
+    if sense.fact(decay, "watches") == "validation" and (watched := decay.options.get("monitor", measured[0])) not in measured:
         what = f"{watched} is not measured in {task(sense)}"
         if sense.wrote("schedule", "decay", "monitor"):
             yield "schedule.decay.monitor", f"{what}; expected {' or '.join(measured)}", None
@@ -73,7 +65,7 @@ def labels_are_not_boxes(sense: Sense) -> Iterator[Fault]:
         yield "schedule.warmup.until_train_error", "detection has no training error; write for: and a duration", None
     if any(sense.wrote("loss", option) for option in ("name", *recipe.loss.options)):
         yield "loss", f"has no effect: {recipe.model.name} has a loss of its own; leave it out", None
-    if _fact(sense, recipe.initializer, "data"):
+    if sense.fact(recipe.initializer, "data"):
         yield "initializer", f"{recipe.initializer.name} looks at pictures of one size; expected one that does not, such as default", None
     if recipe.compile == "on":
         yield "compile", "pictures of many sizes would be compiled again and again; expected off", None
@@ -81,10 +73,10 @@ def labels_are_not_boxes(sense: Sense) -> Iterator[Fault]:
 
 def augmentations_carry_boxes(sense: Sense) -> Iterator[Fault]:
     for n, node in enumerate(sense.recipe.augment if _detects(sense) else ()):
-        if _fact(sense, node, "mixes"):
+        if sense.fact(node, "mixes"):
             yield f"augment.{n}", f"{node.name} mixes labels of whole pictures, and these have boxes; leave it out", None
-        elif _fact(sense, node, "moves"):
+        elif sense.fact(node, "moves"):
             yield f"augment.{n}", f"{node.name} moves pixels without their boxes; expected parts such as horizontal_flip, affine or color_jitter", None
 
 
-DETECTION_CHECKS = (parts_share_a_task, monitors_are_measured, labels_are_not_boxes, augmentations_carry_boxes)
+DETECTION_CHECKS: tuple[Check, ...] = (parts_share_a_task, monitors_are_measured, labels_are_not_boxes, augmentations_carry_boxes)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
 
 from trainrun.recipe.registry import PartNode
-
-if TYPE_CHECKING:
-    from trainrun.recipe.sense import Fault, Sense
+from trainrun.recipe.sense import Check, Fault, Sense
 
 Place = tuple[str | int, ...]
 
@@ -31,11 +28,6 @@ def _every(sense: Sense) -> Iterator[tuple[Place, PartNode]]:
 
 def _path(*at: str | int) -> str:
     return ".".join(map(str, at))
-
-
-def _fact(sense: Sense, node: PartNode, name: str) -> Any:
-    part = sense.registry.get("initializer", node.name)
-    return part.facts.get(name) if part else None
 
 
 def pretrained_weights_stay(sense: Sense) -> Iterator[Fault]:
@@ -62,13 +54,13 @@ def rules_set_something(sense: Sense) -> Iterator[Fault]:
 
 def data_is_seen_by_the_whole(sense: Sense) -> Iterator[Fault]:
     for at, node in _inner(sense):
-        if _fact(sense, node, "data"):
+        if sense.fact(node, "data"):
             yield _path(*at), f"{node.name} looks at data through the whole network; write it as initializer.name", None
 
 
 def biases_have_no_fans(sense: Sense) -> Iterator[Fault]:
     for at, node in _inner(sense):
-        if at[-1] == "biases" and _fact(sense, node, "matrix"):
+        if at[-1] == "biases" and sense.fact(node, "matrix"):
             alone = ", ".join(name for name in sense.registry.names("initializer") if _suits_biases(sense, name))
             yield _path(*at), f"{node.name} goes by a weight's inputs and outputs, which a bias does not have; expected one of {alone}", None
 
@@ -80,7 +72,7 @@ def _suits_biases(sense: Sense, name: str) -> bool:
 
 def biases_change(sense: Sense) -> Iterator[Fault]:
     node = sense.recipe.initializer
-    if _fact(sense, node, "keeps") and node.options.get("biases") and node.biases.name == "default":
+    if sense.fact(node, "keeps") and node.options.get("biases") and node.biases.name == "default":
         yield "initializer.biases", f"{node.name} leaves biases as the network drew them anyhow, so this has no effect", None
 
 
@@ -97,7 +89,7 @@ def uniform_has_room(sense: Sense) -> Iterator[Fault]:
             yield _path(*at, "high"), f"{node.high:g} is not above low, {node.low:g}", None
 
 
-INITIALIZER_CHECKS: tuple[Callable[[Sense], Iterator[Fault]], ...] = (
+INITIALIZER_CHECKS: tuple[Check, ...] = (
     pretrained_weights_stay,
     rules_set_something,
     data_is_seen_by_the_whole,

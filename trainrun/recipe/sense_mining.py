@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trainrun.recipe.durations import Duration
-
-if TYPE_CHECKING:
-    from trainrun.recipe.sense import Fault, Sense
+from trainrun.recipe.sense import Check, Fault, Sense, longer
 
 
 def _mining(sense: Sense, name: str = "ohem") -> dict[str, Any] | None:
     """The options of the recipe's mining, if it is the one of this name."""
     mining = sense.recipe.mining
     return dict(mining.options) if mining is not None and mining.name == name else None
-
-
-def _after(a: Duration | None, b: Duration, or_equal: bool = True) -> bool:
-    """Whether `a` is known to come after `b`, because both are counted alike."""
-    return a is not None and a.unit == b.unit and (a.value > b.value or (or_equal and a.value == b.value))
 
 
 def _later(a: Duration | None, b: Duration) -> Duration | None:
@@ -88,15 +81,15 @@ def mining_has_its_time(sense: Sense) -> Iterator[Fault]:
     if not (options := _mining(sense)):
         return
     start, end, ramp, whole = options["start"], options["end"], options["ramp"], sense.recipe.epochs
-    if end is not None and _after(start, end):
+    if end is not None and longer(start, end):
         yield "mining.end", f"{end} does not come after start, {start}", None
-    elif end is not None and ramp is not None and _after(_later(start, ramp), end, or_equal=False):
+    elif end is not None and ramp is not None and longer(_later(start, ramp), end, or_equal=False):
         yield "mining.ramp", f"{ramp} after {start or 'the beginning'} is longer than until end, {end}", None
-    elif ramp is not None and not sense.short_trial() and _after(_later(start, ramp), whole, or_equal=False):
+    elif ramp is not None and not sense.short_trial() and longer(_later(start, ramp), whole, or_equal=False):
         yield "mining.ramp", f"{ramp} after {start or 'the beginning'} is longer than the training, epochs: {whole}", None
     if not sense.short_trial():
         for name, moment in (("start", start), ("end", end)):
-            if _after(moment, whole) or str(moment) == "100%":
+            if longer(moment, whole) or str(moment) == "100%":
                 yield f"mining.{name}", f"{moment} is never reached, epochs: {whole}, so it has no effect", None
 
 
@@ -108,7 +101,7 @@ def rounds_end_in_time(sense: Sense) -> Iterator[Fault]:
         yield "mining.every", f"{every} is no whole number of epochs, at whose end the pictures of the next are chosen", None
     elif not sense.short_trial():
         last = Duration(rounds * every.value, "ep")
-        if _after(last, whole):
+        if longer(last, whole):
             when = f"round {rounds} comes after {last}" + (f", {every} each" if rounds > 1 else "")
             yield "mining.rounds", f"{when}, and epochs: {whole} leave nothing to train on what it adds", None
 
@@ -133,7 +126,7 @@ def _number(amount: Any) -> float:
     return float(str(amount).removesuffix("x"))
 
 
-MINING_CHECKS = (
+MINING_CHECKS: tuple[Check, ...] = (
     keep_or_ratio,
     pictures_are_whole,
     something_is_kept,

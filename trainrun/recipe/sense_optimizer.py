@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from trainrun.recipe.registry import PartNode
-
-if TYPE_CHECKING:
-    from trainrun.recipe.sense import Fault, Sense
+from trainrun.recipe.sense import Check, Fault, Sense
 
 
 def _keeps_average(sense: Sense, node: PartNode) -> bool:
@@ -76,7 +73,28 @@ def second_suits_muon(sense: Sense) -> Iterator[Fault]:
                 yield f"{at}.{common}", f"has no effect here; write it as optimizer.{common}, which both optimizers go by", None
 
 
-OPTIMIZER_CHECKS: tuple[Callable[[Sense], Iterator[Fault]], ...] = (
+def nesterov_has_momentum(sense: Sense) -> Iterator[Fault]:
+    options = sense.recipe.optimizer.options
+    if options.get("nesterov") is True and options.get("momentum") == 0:
+        yield "optimizer.nesterov", "has no effect with momentum: 0", None
+
+
+def nesterov_without_dampening(sense: Sense) -> Iterator[Fault]:
+    options = sense.recipe.optimizer.options
+    if options.get("nesterov") is True and options.get("momentum") and options.get("dampening"):
+        yield "optimizer.dampening", "nesterov momentum has no dampening; write dampening: 0", None
+
+
+def dampening_has_momentum(sense: Sense) -> Iterator[Fault]:
+    options = sense.recipe.optimizer.options
+    if options.get("dampening") and options.get("momentum") == 0:
+        yield "optimizer.dampening", "has no effect with momentum: 0", None
+
+
+OPTIMIZER_CHECKS: tuple[Check, ...] = (
+    nesterov_has_momentum,
+    nesterov_without_dampening,
+    dampening_has_momentum,
     averaged_once,
     schedule_free_keeps_its_rate,
     groups_set_something,

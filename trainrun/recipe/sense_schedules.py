@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
 from trainrun.recipe.durations import Duration
 from trainrun.recipe.schema import Per256
-from trainrun.recipe.sense import Check, Fault, Sense, longer, no_validation
+from trainrun.recipe.sense import Check, Fault, Sense, longer
+from trainrun.recipe.sense_general import no_validation
 
 # Decays that come to an end, by the option that says when: beyond the training, that end is never seen.
 _ENDING = ("cosine", "linear_cosine", "noisy_linear_cosine", "polynomial", "linear", "one_cycle", "triangular")
@@ -149,7 +151,50 @@ def plateau_can_come(sense: Sense) -> Iterator[Fault]:
         yield "schedule.decay.patience", f"{patience} evaluations never pass in {recipe.epochs} with one each {every}", None
 
 
-CHECKS: tuple[Check, ...] = (
+def multistep_has_one_rule(sense: Sense) -> Iterator[Fault]:
+    decay = sense.recipe.schedule.decay
+    if decay.options.get("values") is not None and sense.wrote("schedule", "decay", "gamma"):
+        yield "schedule.decay.gamma", "has no effect where values are given; write one of the two", None
+
+
+def multistep_values_match(sense: Sense) -> Iterator[Fault]:
+    options = sense.recipe.schedule.decay.options
+    at, values = options.get("at"), options.get("values")
+    if isinstance(at, list) and isinstance(values, list) and len(at) != len(values):
+        yield "schedule.decay.values", f"found {len(values)}; expected one for each of the {len(at)} milestones in at", None
+
+
+def milestones_rise(sense: Sense) -> Iterator[Fault]:
+    milestones = sense.recipe.schedule.decay.options.get("at")
+    for n, (before, after) in enumerate(_pairs(milestones)):
+        if longer(before, after):
+            yield f"schedule.decay.at.{n + 1}", f"{after} does not come after {before}; milestones must rise", None
+
+
+def milestones_are_reached(sense: Sense) -> Iterator[Fault]:
+    milestones = sense.recipe.schedule.decay.options.get("at")
+    if not sense.short_trial():
+        for n, milestone in enumerate(milestones if isinstance(milestones, list) else []):
+            if longer(milestone, sense.recipe.epochs) or str(milestone) == "100%":
+                yield f"schedule.decay.at.{n}", f"{milestone} is never reached, epochs: {sense.recipe.epochs}, so it has no effect", None
+
+
+def _pairs(milestones: Any) -> Iterator[tuple[Duration, Duration]]:
+    return itertools.pairwise(milestones) if isinstance(milestones, list) else iter(())
+
+
+def warmup_ends(sense: Sense) -> Iterator[Fault]:
+    length = sense.recipe.schedule.warmup.options.get("for")
+    if isinstance(length, Duration) and not sense.short_trial() and longer(length, sense.recipe.epochs, or_equal=False):
+        yield "schedule.warmup.for", f"{length} is longer than the training, epochs: {sense.recipe.epochs}", None
+
+
+SCHEDULE_CHECKS: tuple[Check, ...] = (
+    multistep_has_one_rule,
+    multistep_values_match,
+    milestones_rise,
+    milestones_are_reached,
+    warmup_ends,
     per_256_has_a_batch,
     constant_warmup_ends,
     warmup_is_lower,
