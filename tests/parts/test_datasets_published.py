@@ -279,7 +279,7 @@ def test_small_files_that_unpack_to_large_ones_are_refused_cheaply(tmp_path: Pat
     tracemalloc.stop()
 
 
-@pytest.mark.parametrize("content", [b"", b"junk", gzip.compress(b"junk" * 500)])
+@pytest.mark.parametrize("content", [b"", b"junk", gzip.compress(b"junk" * 500, mtime=0)], ids=["empty", "junk", "gzip of junk"])
 def test_archives_that_are_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / published.CIFAR10.archive_names[1]).write_bytes(content)
     with pytest.raises(UserError, match=r"python\.tar\.gz is damaged"):
