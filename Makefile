@@ -27,7 +27,8 @@ demo: .venv/.runs  ## train the demo: real digits, offline, under a minute
 
 # One thread a process: threads that wait for one another at every operation are slower than none.
 test: .venv/.develops  ## run all tests, as many at once as there are cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 8 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not alone" --numprocesses auto --maxprocesses 8 --dist worksteal
+	$(BIN)/python -m pytest -q -m alone
 
 check: .venv/.develops  ## lint, types, import directions, fresh schema and reference pages
 	$(BIN)/ruff check .

@@ -5,16 +5,22 @@ What a plugin needs stands here: the decorator `part`, and `Data` and `Split` fo
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from trainrun.recipe.registry import part
+if TYPE_CHECKING:
+    from trainrun.parts.datasets.splits import Data, Split
+    from trainrun.recipe.registry import part
 
 __version__ = "0.1.0"
 __all__ = ["Data", "Split", "__version__", "part"]
 
 
 def __getattr__(name: str) -> Any:
-    # Importing the built-in parts registers them all; whoever imports only trainrun.recipe does not pay for that.
+    # Whoever asks for help alone pays for neither pydantic nor the built-in parts, all of which register when one is imported.
+    if name == "part":
+        from trainrun.recipe import registry
+
+        return registry.part
     if name in ("Data", "Split"):
         from trainrun.parts.datasets import splits
 
