@@ -23,9 +23,9 @@ from torchvision.transforms import v2
 
 import trainrun.parts  # noqa: F401 - registers the augmentations
 from trainrun.draw import order
+from trainrun.engine.build import open_data
 from trainrun.engine.inputs import make_inputs, statistics
 from trainrun.engine.resident import Resident
-from trainrun.engine.run import open_data
 from trainrun.recipe.registry import PartNode, registry
 from trainrun.world import World
 

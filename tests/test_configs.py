@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 import trainrun.parts  # noqa: F401 - fills the registry
+from trainrun.engine.build import settle
 from trainrun.engine.launch import launch
-from trainrun.engine.run import settle
 from trainrun.errors import UserError
 from trainrun.recipe.dump import dump
 from trainrun.recipe.find import shipped, shipped_names

@@ -12,7 +12,7 @@ import pytest
 
 import trainrun.parts  # noqa: F401 - registers the parts
 from trainrun.cli import main
-from trainrun.engine.run import open_data
+from trainrun.engine.build import open_data
 from trainrun.recipe.load import load
 from trainrun.trials.counts import counts_of
 

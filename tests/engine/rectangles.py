@@ -11,9 +11,10 @@ import numpy as np
 from PIL import Image
 from small import CPU, Noted
 
+from trainrun.engine.build import build, open_data, settle
 from trainrun.engine.fit import fit
 from trainrun.engine.launch import launch
-from trainrun.engine.run import Run, build, open_data, settle
+from trainrun.engine.run import Run
 from trainrun.engine.signals import Signals
 from trainrun.recipe.load import Loaded, load
 from trainrun.world import World

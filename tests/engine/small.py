@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 import trainrun.parts  # noqa: F401 - registers the parts
+from trainrun.engine.build import build, open_data, settle
 from trainrun.engine.fit import fit
 from trainrun.engine.launch import launch
-from trainrun.engine.run import Run, build, open_data, settle
+from trainrun.engine.run import Run
 from trainrun.engine.signals import Signals
 from trainrun.engine.teller import Silent
 from trainrun.recipe.load import Loaded, load

@@ -20,11 +20,11 @@ from typer.testing import CliRunner
 from trainrun.cli import app
 from trainrun.draw import Draw, draws, key
 from trainrun.engine import firsts
+from trainrun.engine.build import open_data, settle
 from trainrun.engine.cut import Wanted, make_cut
 from trainrun.engine.feed import Batch, Feed, Streamed
 from trainrun.engine.inputs import make_inputs
 from trainrun.engine.resident import Resident, open_feed
-from trainrun.engine.run import open_data, settle
 from trainrun.engine.use import evaluate_run, predict
 from trainrun.errors import RecipeError, UserError
 from trainrun.parts.augmentations import Statistics, crops

@@ -11,9 +11,9 @@ import pytest
 import torch
 from small import CPU, equal, launched, made, weights, written
 
-from trainrun.engine import run as run_module
 from trainrun.engine.use import evaluate_run
 from trainrun.errors import UserError
+from trainrun.world import World
 
 AUGMENT = [{"name": "random_crop", "padding": 1}, "normalize"]
 FIELDS: dict[str, Any] = {"augment": AUGMENT, "data": {"name": "synthetic", "shape": [2, 6, 6], "classes": 4, "size": 48, "validation": 0.17}}
@@ -37,7 +37,7 @@ def test_they_hang_on_seed_and_data_alone(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("resident", ["yes", "no"])
 def test_each_of_two_processes_makes_the_weights_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, resident: str) -> None:
     fields = {**FIELDS, "data": {**FIELDS["data"], "resident": resident, "workers": 0}, "initializer": name}
-    monkeypatch.setattr(run_module.World, "wrap", lambda self, model: model)
+    monkeypatch.setattr(World, "wrap", lambda self, model: model)
     alone = weights(made(tmp_path, **fields)[0].model)
     for rank in range(2):
         member = dataclasses.replace(CPU, rank=rank, size=2, local_size=2)

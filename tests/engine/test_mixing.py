@@ -11,9 +11,9 @@ from children import contents
 from small import CPU, equal, launched, made, trained, weights, written
 
 from trainrun.draw import order
+from trainrun.engine.build import build, open_data, settle
 from trainrun.engine.feed import Batch
 from trainrun.engine.fit import train_step
-from trainrun.engine.run import build, open_data, settle
 from trainrun.engine.signals import Signals
 from trainrun.engine.use import evaluate_run
 from trainrun.errors import UserError

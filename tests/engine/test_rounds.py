@@ -19,11 +19,11 @@ from safetensors.torch import load_file
 from small import CPU, equal, launched, lines, made, trained, weights, written
 
 from trainrun.draw import order
+from trainrun.engine.build import open_data
 from trainrun.engine.checkpoint import Checkpoints, Damaged
 from trainrun.engine.fit import fit
 from trainrun.engine.launch import launch
 from trainrun.engine.rounds import Bootstrap, file_of, numbers, read_round
-from trainrun.engine.run import open_data
 from trainrun.engine.sampling import Active
 from trainrun.engine.state import Plan
 from trainrun.errors import NonFinite, RecipeError, UserError

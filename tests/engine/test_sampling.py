@@ -11,7 +11,7 @@ import torch
 from small import CPU, equal, launched, made, trained, weights, written
 
 from trainrun.draw import order
-from trainrun.engine.run import build, open_data, settle
+from trainrun.engine.build import build, open_data, settle
 from trainrun.engine.sampling import Sampler, advice
 from trainrun.engine.signals import Signals
 from trainrun.engine.use import evaluate_run, predict

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from trainrun.engine.run import open_data, settle
+from trainrun.engine.build import open_data, settle
 from trainrun.recipe.load import load
 from trainrun.recipe.registry import registry
 from trainrun.world import World, native_bf16

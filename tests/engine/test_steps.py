@@ -13,11 +13,11 @@ from PIL import Image
 from small import equal, launched, made, trained, weights
 
 from trainrun.draw import Draw, draws, key
+from trainrun.engine.build import build, open_data, settle
 from trainrun.engine.feed import Batch, Streamed
 from trainrun.engine.fit import fit
 from trainrun.engine.inputs import Inputs, make_inputs
 from trainrun.engine.resident import Resident
-from trainrun.engine.run import build, open_data, settle
 from trainrun.engine.signals import Signals
 from trainrun.engine.steps import Geometric, network_shape
 from trainrun.engine.use import evaluate_run, predict

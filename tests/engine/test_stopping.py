@@ -13,8 +13,8 @@ import pytest
 from safetensors.torch import load_file
 from small import CPU, Noted, equal, launched, lines, made, trained, weights, written
 
+from trainrun.engine.build import build, open_data
 from trainrun.engine.fit import fit
-from trainrun.engine.run import build, open_data
 from trainrun.engine.signals import Signals
 from trainrun.errors import RecipeError, UserError
 

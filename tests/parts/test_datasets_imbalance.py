@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import trainrun.parts  # noqa: F401 - registers the parts
-from trainrun.engine.run import open_data
+from trainrun.engine.build import open_data
 from trainrun.errors import UserError
 from trainrun.parts.datasets.imbalance import imbalanced
 from trainrun.parts.datasets.splits import Data, Split

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import chisquare
 
 import trainrun.parts  # noqa: F401 - registers the parts
-from trainrun.engine.run import open_data
+from trainrun.engine.build import open_data
 from trainrun.errors import UserError
 from trainrun.parts.datasets.label_noise import mislabelled
 from trainrun.parts.datasets.splits import Data, Split

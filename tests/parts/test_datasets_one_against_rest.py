@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 import trainrun.parts  # noqa: F401 - registers the parts
+from trainrun.engine.build import open_data
 from trainrun.engine.launch import launch
-from trainrun.engine.run import open_data
 from trainrun.errors import RecipeError, UserError
 from trainrun.parts.datasets.one_against_rest import one_against_rest
 from trainrun.parts.datasets.splits import Data

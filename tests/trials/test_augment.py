@@ -23,9 +23,9 @@ from PIL import Image
 import trainrun.parts  # noqa: F401 - registers the parts
 from trainrun.cli import main
 from trainrun.draw import Draw, draws, key
+from trainrun.engine.build import build, open_data, settle
 from trainrun.engine.fit import fit
 from trainrun.engine.inputs import Inputs
-from trainrun.engine.run import build, open_data, settle
 from trainrun.engine.signals import Signals
 from trainrun.recipe.load import load
 from trainrun.recipe.registry import part

@@ -16,8 +16,8 @@ from torch.nn.functional import cross_entropy
 
 import trainrun.parts  # noqa: F401 - registers the parts
 from trainrun.cli import main
+from trainrun.engine.build import open_data
 from trainrun.engine.launch import launch
-from trainrun.engine.run import open_data
 from trainrun.errors import UserError
 from trainrun.recipe.load import load
 from trainrun.recipe.registry import registry

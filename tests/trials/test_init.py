@@ -15,7 +15,7 @@ from torch import nn
 
 import trainrun.parts  # noqa: F401 - registers the parts
 from trainrun.cli import main
-from trainrun.engine.run import build, open_data, settle
+from trainrun.engine.build import build, open_data, settle
 from trainrun.engine.signals import Signals
 from trainrun.recipe.load import load
 from trainrun.trials.init import Init, Layer, _alike, _Watch, look

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from trainrun.engine.build import open_data, settle
 from trainrun.engine.inputs import principal, statistics
 from trainrun.engine.resident import open_feed
-from trainrun.engine.run import open_data, settle
 from trainrun.recipe.load import load
 from trainrun.recipe.schema import Recipe
 from trainrun.trials.pca import Pca, look

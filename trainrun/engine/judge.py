@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from trainrun.engine.build import open_data, settle
 from trainrun.engine.checkpoint import Checkpoints, Snapshot
 from trainrun.engine.cut import make_cut
 from trainrun.engine.inputs import make_inputs
 from trainrun.engine.resident import budget, open_feed
-from trainrun.engine.run import open_data, settle
 from trainrun.engine.signals import Signals
 from trainrun.engine.tasks import task_of
 from trainrun.engine.use import load_model, open_run, refuse_other, statistics_of

@@ -8,17 +8,19 @@ import math
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from trainrun.engine import directory
+from trainrun.engine.build import build, open_data, seen_shape, settle
 from trainrun.engine.checkpoint import Checkpoints, Snapshot
 from trainrun.engine.cut import make_cut
 from trainrun.engine.ending import Call, end, explain, finished, record, stopped
 from trainrun.engine.fit import fit
 from trainrun.engine.keeper import Keeper
 from trainrun.engine.miners import has_its_time
-from trainrun.engine.run import Run, build, closing, open_data, seen_shape, settle
+from trainrun.engine.run import Run
 from trainrun.engine.sampling import advice, make_sampler
 from trainrun.engine.signals import Interrupted, Signals
 from trainrun.engine.state import Plan

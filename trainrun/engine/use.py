@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from trainrun.draw import draws
+from trainrun.engine.build import open_data, seen_shape, settle
 from trainrun.engine.checkpoint import Checkpoints, Snapshot, load_weights
 from trainrun.engine.cut import Cut, make_cut
 from trainrun.engine.detection import BoxedInputs, Found
@@ -18,7 +19,6 @@ from trainrun.engine.draw_boxes import by_class, draw_found, find
 from trainrun.engine.evaluate import evaluate
 from trainrun.engine.inputs import make_inputs
 from trainrun.engine.resident import budget, open_feed
-from trainrun.engine.run import open_data, seen_shape, settle
 from trainrun.engine.sampling import make_sampler
 from trainrun.engine.signals import Interrupted, Signals
 from trainrun.engine.tasks import ByClass, Classification, negative_label, task_of

@@ -11,14 +11,16 @@ import itertools
 import shutil
 import textwrap
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainrun.engine.build import build, open_data, settle
 from trainrun.engine.detection import BoxedInputs, target_of
 from trainrun.engine.feed import Batch
 from trainrun.engine.inputs import Inputs, make_inputs
-from trainrun.engine.run import Run, build, closing, open_data, settle
+from trainrun.engine.run import Run
 from trainrun.engine.signals import Signals
 from trainrun.parts.datasets.splits import Data
 from trainrun.recipe.dump import plain

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainrun.engine.run import open_data
+from trainrun.engine.build import open_data
 from trainrun.engine.sampling import make_sampler
 from trainrun.parts.datasets.splits import Boxes, Data
 from trainrun.recipe.registry import Registry, registry

@@ -179,8 +179,10 @@ def _judge(seen: Init) -> tuple[str | None, str]:
 
 def look(recipe: Recipe, world: World, parts: Registry = registry) -> Init:
     """One forward and backward pass of the run's own first (micro-)batch at step 0; raises UserError where the run cannot be made."""
+    from contextlib import closing
+
     from trainrun.draw import step_seed
-    from trainrun.engine.run import build, closing, open_data, settle
+    from trainrun.engine.build import build, open_data, settle
     from trainrun.engine.signals import Signals
     from trainrun.engine.tasks import task_of
     from trainrun.errors import UserError

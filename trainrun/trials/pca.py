@@ -39,10 +39,10 @@ class Pca:
 
 def look(recipe: Recipe, world: World) -> Pca:
     """Measure the training set of a recipe; raises UserError where the data cannot be used."""
+    from trainrun.engine.build import open_data, settle
     from trainrun.engine.cut import make_cut
     from trainrun.engine.inputs import principal
     from trainrun.engine.resident import budget, open_feed
-    from trainrun.engine.run import open_data, settle
 
     data = open_data(recipe.data)
     settled, _ = settle(recipe, world, data.train)

@@ -13,7 +13,7 @@ from typing import Any
 
 import plotille
 
-from trainrun.engine.run import open_data, settle
+from trainrun.engine.build import open_data, settle
 from trainrun.engine.sampling import make_sampler
 from trainrun.engine.state import Plan
 from trainrun.errors import UserError
