@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -135,8 +137,9 @@ def test_a_composition_that_happens_to_be_whole_is_bitwise(mode: Border) -> None
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", PARTS)
 def test_a_picture_does_not_depend_on_its_batch(name: str, channels: int) -> None:
-    images, ids = pictures(11, channels, 18, 23), torch.arange(11) * 37 + 5
-    for mode in MODES:
+    levels, ids = pictures(11, channels, 18, 23), torch.arange(11) * 37 + 5
+    scaled = (levels.float() / 255).contiguous(memory_format=torch.channels_last)
+    for images, mode in itertools.product((levels, scaled), MODES):
         whole = transform(images, made(name, shape(images), draws(3, 2, ids).for_(9)), mode)
         for size in (1, 4):
             pieces = zip(images.split(size), ids.split(size), strict=True)
@@ -184,3 +187,15 @@ def test_layout_input_and_empty_batches(name: str) -> None:
     for mode in MODES[1:]:
         if name not in ("scale_jitter", "center_crop"):
             assert (transform(tiny, made(name, (1, 1), draw), mode) == tiny).all()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", PARTS)
+def test_pictures_that_are_scaled_already_are_not_rounded(name: str, mode: Border) -> None:
+    """Levels that are divided by 255 and then moved are the moved levels divided by 255, which only differ by their rounding."""
+    images, draw = pictures(), numbers()
+    scaled = (images.float() / 255).contiguous(memory_format=torch.channels_last)
+    motion = made(name, shape(images), draw)
+    found, levels = transform(scaled, motion, mode), transform(images, motion, mode)
+    assert found.dtype == torch.float32 and found.permute(0, 2, 3, 1).is_contiguous()
+    assert (found * 255 - levels).abs().max() < 0.51

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 def transform(images: torch.Tensor, motion: Move | Warp, border: Border) -> torch.Tensor:
-    """uint8 [B, C, H, W] to uint8 [B, C, *motion.size], channels last in memory; what lies beyond the border is black, reflected
-    about the outermost pixel, or the outermost pixel itself.
+    """[B, C, H, W] to [B, C, *motion.size], uint8 or, after `normalize`, float; channels last in memory. What lies beyond the border is 0,
+    reflected about the outermost pixel, or the outermost pixel itself.
     """
     if not len(images):
         return images.permute(0, 2, 3, 1).new_empty(0, *motion.size, images.shape[1]).permute(0, 3, 1, 2)
@@ -83,7 +83,7 @@ def _warped(images: torch.Tensor, warp: Warp, border: Border) -> torch.Tensor:
 
 
 def _sampled(images: torch.Tensor, matrices: torch.Tensor, warp: Warp, border: Border) -> torch.Tensor:
-    """The whole numbers nearest to the interpolated values, float32 [B, C, *warp.size]."""
+    """The interpolated values, float32 [B, C, *warp.size]; of levels the whole numbers nearest to them."""
     from torch.nn.functional import grid_sample
 
     pictures = images.float().contiguous()
@@ -94,7 +94,8 @@ def _sampled(images: torch.Tensor, matrices: torch.Tensor, warp: Warp, border: B
         values = grid_sample(pictures, grid, padding_mode="zeros" if border == "zero" else "border", align_corners=False)
         total = values if total is None else total.add_(values)
     assert total is not None
-    return (total if len(shifted) == 1 else total.div_(len(shifted))).round_()
+    values = total if len(shifted) == 1 else total.div_(len(shifted))
+    return values if images.is_floating_point() else values.round_()
 
 
 def _samples(m: torch.Tensor, warp: Warp) -> list[torch.Tensor]:

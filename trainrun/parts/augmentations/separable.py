@@ -44,7 +44,7 @@ Taps = tuple["torch.Tensor", "torch.Tensor"]  # places int64 and their weights f
 
 
 def filtered(images: torch.Tensor, warp: Warp, border: Border) -> torch.Tensor:
-    """uint8 [B, C, H, W] to uint8 [B, C, *warp.size], channels last in memory, by an `aligned` warp."""
+    """[B, C, H, W] to [B, C, *warp.size] of the same type, uint8 or float, channels last in memory, by an `aligned` warp."""
     pictures = images.permute(0, 2, 3, 1)
     rows, columns = _taps(warp, (pictures.shape[1], pictures.shape[2]), border)
     found = pictures.new_empty(len(pictures), *warp.size, pictures.shape[3])
@@ -100,7 +100,7 @@ def _along(start: torch.Tensor, step: torch.Tensor, count: int, length: int, k: 
 
 
 def _filter(pictures: torch.Tensor, rows: Taps, columns: Taps, found: torch.Tensor) -> None:
-    """Levels [B, H, W, C] to uint8 `found` [B, *size, C]."""
+    """[B, H, W, C] to `found` [B, *size, C], rounded where that holds levels."""
     import torch
     from torch.nn.functional import embedding_bag
 
@@ -115,4 +115,5 @@ def _filter(pictures: torch.Tensor, rows: Taps, columns: Taps, found: torch.Tens
     places = ((columns[0].transpose(0, 1) * channels)[:, None] + channel[:, None, None]) * count + sample[:, None]
     weights = columns[1].transpose(0, 1)[:, None].expand(-1, channels, -1, -1)
     done = embedding_bag(places.flatten(0, 2), upright, per_sample_weights=weights.flatten(0, 2), mode="sum")
-    found.copy_(done.round_().view(found.shape[2] * channels, -1).t().view(found.shape))
+    done = done if found.is_floating_point() else done.round_()
+    found.copy_(done.view(found.shape[2] * channels, -1).t().view(found.shape))
