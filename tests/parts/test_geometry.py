@@ -199,3 +199,15 @@ def test_pictures_that_are_scaled_already_are_not_rounded(name: str, mode: Borde
     found, levels = transform(scaled, motion, mode), transform(images, motion, mode)
     assert found.dtype == torch.float32 and found.permute(0, 2, 3, 1).is_contiguous()
     assert (found * 255 - levels).abs().max() < 0.51
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 6), (6, 1)])
+def test_a_line_of_pixels_can_be_tilted(shape: tuple[int, int]) -> None:
+    """A side of one pixel has no length between its corners."""
+    images, draw = pictures(height=shape[0], width=shape[1]), numbers()
+    motion = warps.perspective(shape, draw, p=0.6)
+    assert motion.matrix.isfinite().all()
+    still = draw.uniform(9)[:, 8] >= 0.6
+    assert still.any() and not still.all()
+    for mode in MODES:
+        assert torch.equal(transform(images, motion, mode)[still], images[still])

@@ -126,7 +126,7 @@ def perspective(
     takes the old corners to the new ones is applied. Bilinear, not antialiased. Reference: RandomPerspective of torchvision;
     the map of a square to a quadrilateral: Heckbert 1989, Fundamentals of Texture Mapping and Image Warping, section 2.2.3.
     """
-    height, width = shape[0] - 1, shape[1] - 1
+    height, width = max(shape[0] - 1, 1), max(shape[1] - 1, 1)  # a line of pixels is taken for two, or its corners would coincide
     numbers = draw.uniform(9).double()
     moved = (numbers[:, 8:] < p).double()
     inwards = numbers[:, :8] * moved * (distortion / 2)
