@@ -78,8 +78,6 @@ def test_perspective_keeps_its_corners_apart() -> None:
     """Whatever corners are drawn, no point of the picture lies behind the eye: w keeps its sign."""
     draw = draws(0, 0, torch.arange(20_000))
     m = warps.perspective((30, 40), draw, distortion=0.7, p=1.0).matrix
-    for x, y in ((0, 0), (39, 0), (0, 29), (39, 29)):
-        assert (m[:, 2, 0] * x + m[:, 2, 1] * y + m[:, 2, 2] > -1e9).all()
     quad = torch.linalg.inv(m)
     corners = torch.tensor([[0.0, 0, 1], [39, 0, 1], [39, 29, 1], [0, 29, 1]], dtype=torch.float64)
     w = (quad[:, None] @ corners[:, :, None])[..., 2, 0]
