@@ -82,7 +82,8 @@ class Draw:
             counters = torch.arange(lanes, device=self.base.device) * _signed(_GOLDEN) + _signed(self.purpose)
             return _mix_tensor(self.base[:, None] + _mix_tensor(counters))
         keys = [_signed(_mix(self.purpose + lane * _GOLDEN)) for lane in range(lanes)]
-        return _mix_tensor(self.base[:, None] + torch.tensor(keys, device=self.base.device))
+        # torch.tensor(keys, device=...) would wait for all that the device has still to do.
+        return _mix_tensor(self.base[:, None] + torch.tensor(keys).to(self.base.device, non_blocking=True))
 
     def uniform(self, lanes: int) -> torch.Tensor:
         """Uniform numbers in [0, 1) in steps of 2^-24, float32 [B, lanes]."""

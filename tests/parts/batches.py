@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import torch
+from torch.overrides import TorchFunctionMode
 
 from trainrun.draw import Draw, draws
 from trainrun.parts.augmentations.scale import Statistics
@@ -44,3 +48,21 @@ def worst(found: torch.Tensor, expected: torch.Tensor) -> int:
 def ordinary(p: float) -> bool:
     """Whether a test's p-value speaks neither against chance (one time in a million it would) nor of too good a fit."""
     return 1e-6 < p < 1 - 1e-6
+
+
+class NoWaiting(TorchFunctionMode):
+    """Within, values go from the host to a device only by copies that do not wait for what the device has still to do.
+
+    The meta device has no values, and says so when it is asked for one; but it takes them as readily as torch.tensor does for a GPU, which waits.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        options = kwargs or {}
+        found = func(*args, **options)
+        if func in (torch.tensor, torch.as_tensor):
+            assert found.device.type == "cpu" or isinstance(args[0], torch.Tensor), "made of numbers on the device"
+        if func is torch.Tensor.to:
+            assert found.device == args[0].device or options.get("non_blocking"), "copied to the device"
+        return found

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from batches import COUNT, given, numbers, pictures
+from batches import COUNT, NoWaiting, given, numbers, pictures
 
 from trainrun.draw import Draw
+from trainrun.parts.augmentations import mixing, noise
 from trainrun.parts.augmentations.pixels import where_chosen
 from trainrun.recipe.registry import registry
 
@@ -96,17 +97,22 @@ def test_where_all_are_computed_the_result_is_the_same() -> None:
     assert torch.equal(where_chosen(images, chosen & False, change, add), images)
 
 
-@pytest.mark.parametrize(("name", "channels"), [*CASES, ("mixup", 3), ("cutmix", 3), ("mixup_or_cutmix", 3)])
+@pytest.mark.parametrize(("name", "channels"), [*CASES, ("normalize", 3), ("mixup", 3), ("cutmix", 3), ("mixup_or_cutmix", 3)])
 def test_the_host_never_waits_for_a_device(name: str, channels: int) -> None:
     """On a device that has no values, asking for one raises."""
+    for cached in (noise._quantiles, mixing._table):
+        cached.cache_clear()
     draw = Draw(torch.empty(8, dtype=torch.int64, device="meta"), 5)
     part = registry.get("augment", name)
     assert part
     images = torch.empty(8, 13, 11, channels, dtype=torch.uint8, device="meta").permute(0, 3, 1, 2)
     if part.facts.get("mixes"):
-        found, targets = part.call(part.options().model_dump())(images.float(), torch.empty(8, 5, device="meta"), draw)
+        with NoWaiting():
+            found, targets = part.call(part.options().model_dump())(images.float(), torch.empty(8, 5, device="meta"), draw)
         assert targets.shape == (8, 5)
     else:
-        found = made(name, channels)(images, draw)
-        assert found.dtype == torch.uint8
+        apply = made(name, channels)
+        with NoWaiting():
+            found = apply(images, draw)
+        assert found.dtype == (torch.float32 if name == "normalize" else torch.uint8)
     assert found.device.type == "meta" and found.shape == images.shape

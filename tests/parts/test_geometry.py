@@ -7,10 +7,11 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from batches import NoWaiting
 from geometric import MODES, MOVES, NUMPY, PARTS, made, numbers, pictures, shape
 from torchvision.transforms.v2 import functional
 
-from trainrun.draw import draws
+from trainrun.draw import Draw, draws
 from trainrun.parts.augmentations import moves, warps
 from trainrun.parts.augmentations.geometry import Border, Move, Warp, matrix, then
 from trainrun.parts.augmentations.resample import transform
@@ -153,9 +154,11 @@ def test_a_picture_does_not_depend_on_its_batch(name: str, channels: int) -> Non
 @pytest.mark.parametrize("name", PARTS)
 def test_no_value_is_asked_of_the_device(name: str, mode: Border) -> None:
     """A tensor on the meta device has none, and says so: so no step waits for a device to know what to launch."""
-    images = pictures()
-    motion = made(name, shape(images), numbers())
-    found = transform(images.to("meta"), motion.to(torch.device("meta")), mode)
+    images = pictures().to("meta")
+    motion = made(name, shape(images), numbers()).to(torch.device("meta"))
+    with NoWaiting():
+        found = transform(images, motion, mode)
+        made(name, shape(images), Draw(torch.empty(12, dtype=torch.int64, device="meta"), ids=torch.empty(12, dtype=torch.int64, device="meta")))
     assert found.shape == (12, 3, *motion.size) and found.dtype == torch.uint8
 
 

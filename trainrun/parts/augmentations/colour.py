@@ -139,7 +139,7 @@ class pca_jitter:
 
     def __call__(self, images: torch.Tensor, draw: Draw) -> torch.Tensor:
         factors = draw.normal(len(self.steps))
-        self.steps = self.steps.to(images.device)
+        self.steps = self.steps.to(images.device, non_blocking=True)
         shift = factors[:, 0, None] * self.steps[0]
         for k in range(1, len(self.steps)):
             shift = shift + factors[:, k, None] * self.steps[k]

@@ -52,7 +52,7 @@ def _table(alpha: float, device: torch.device) -> tuple[torch.Tensor, torch.Tens
     density = x ** (alpha - e) * (1 - x) ** (alpha - 1)
     parts = (density[:-2:2] + 4 * density[1::2] + density[2::2]).cumsum(0)  # Simpson's rule
     below = torch.cat((parts.new_zeros(1), parts / parts[-1] / 2))
-    return fine[::2].contiguous().to(device), below.to(device), e
+    return fine[::2].contiguous().to(device, non_blocking=True), below.to(device, non_blocking=True), e
 
 
 def beta(uniform: torch.Tensor, alpha: float) -> torch.Tensor:

@@ -26,7 +26,7 @@ def _quantiles(device: torch.device) -> torch.Tensor:
     import torch
 
     values = torch.special.ndtri((torch.arange(1 << 16, dtype=torch.float64) + 0.5) / (1 << 16))
-    return (values / values.square().mean().sqrt()).float().to(device)
+    return (values / values.square().mean().sqrt()).float().to(device, non_blocking=True)
 
 
 @part("augment", levels=True)
@@ -180,7 +180,7 @@ class random_erasing:
         import torch
 
         count, channels, height, width = images.shape
-        self.fill = self.fill.to(images.device)
+        self.fill = self.fill.to(images.device, non_blocking=True)
         fill = self.fill
         if self.noise:
             values, used = height * width * channels, 3 + 2 * _ATTEMPTS

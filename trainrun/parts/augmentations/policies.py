@@ -168,7 +168,7 @@ class _Policy:
         def table(height: int, width: int, device: torch.device) -> torch.Tensor:
             import torch
 
-            return torch.tensor(strengths(limits, (height, width) if relative else None), device=device)
+            return torch.tensor(strengths(limits, (height, width) if relative else None)).to(device, non_blocking=True)
 
         self.table = table
 

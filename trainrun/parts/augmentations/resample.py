@@ -130,7 +130,7 @@ def _grid(m: torch.Tensor, warp: Warp, shape: Sequence[int], border: Border) -> 
     if warp.projective:
         points.div_(_lines(m[:, 2:].expand(-1, 2, -1), rows, columns))
     if border == "reflect":
-        lengths = torch.tensor([float(width), float(height)], device=m.device).repeat(columns)
+        lengths = torch.tensor([float(width), float(height)]).to(m.device, non_blocking=True).repeat(columns)
         last = (lengths - 1).clamp(min=1)
         # Reflected about the centres of the first and the last pixel until they lie between them.
         points = points.add_(last).remainder_(2 * last).sub_(last).abs_().mul_(2).add_(1).div_(lengths).sub_(1)

@@ -84,8 +84,9 @@ class normalize:
 
         _, channels, _, width = images.shape
         if self._rows is None or self._rows[0].device != images.device or self._rows[0].shape[-1] != width * channels:
-            mean, std = (torch.tensor(v, device=images.device, dtype=torch.float64).expand(channels) for v in (self.mean, self.std))
-            self._rows = ((1 / (255 * std)).float().repeat(width), (-mean / std).float().repeat(width))
+            mean, std = (torch.tensor(v, dtype=torch.float64).expand(channels) for v in (self.mean, self.std))
+            scale, shift = (row.float().repeat(width).to(images.device, non_blocking=True) for row in (1 / (255 * std), -mean / std))
+            self._rows = scale, shift
         # Whole rows of pixels at a time: a channel dimension of 3 is too short an inner loop for vector units.
         scale, shift = self._rows
         count, height = images.shape[0], images.shape[2]
