@@ -58,6 +58,15 @@ def test_the_last_rule_that_gives_a_setting_has_the_say_on_it(tmp_path: Path) ->
     assert by_name(everything, "weight_decay") == dict(zip(NAMES, [0.0, 0.3, 0.3, 0.3, 0.0, 0.3], strict=True))
 
 
+def test_rules_reach_the_norms_and_biases_that_a_second_optimizer_decays(tmp_path: Path) -> None:
+    second = {"name": "adamw", "weight_decay": 0.2, "decay_norms_and_biases": True}
+    groups = [{"match": "3.*", "weight_decay": 0.3}, {"match": "6.bias", "weight_decay": 0.0}]
+    run, _ = made(tmp_path, optimizer={"name": "muon", "weight_decay": 0.1, "second": second, "groups": groups})
+    assert list(run.model.state_dict()) == NAMES
+    # Kernels are muon's, besides the last weight.
+    assert by_name(run, "weight_decay") == dict(zip(NAMES, [0.1, 0.2, 0.3, 0.3, 0.2, 0.0], strict=True))
+
+
 def test_a_group_learns_as_a_model_with_that_rate_and_the_rest_does_not_notice(tmp_path: Path) -> None:
     """The first step of plain SGD is linear in the rate."""
     optimizer = {"name": "sgd", "momentum": 0}

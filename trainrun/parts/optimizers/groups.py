@@ -84,13 +84,15 @@ def make_optimizer(node: PartNode, model: nn.Module, lr: float, parts: Registry 
         named[name].requires_grad_(scale != 0)
     optimizer = parts.build(node)(model, lr)
     names = {p: name for name, p in named.items()}
+    # A second optimizer says for its own parameters whether norms and biases decay.
+    inner = {value.name: value for value in node.options.values() if isinstance(value, PartNode)}
     groups = []
     for group in optimizer.param_groups:
+        everything = inner.get(group.get("optimizer", ""), node).options.get("decay_norms_and_biases", False)
         alike: dict[tuple[float, float | None], list[Tensor]] = {}
         for p in group["params"]:
             scale, decay = settings.get(names[p], (1.0, None))
-            decays = p.ndim > 1 or node.options.get("decay_norms_and_biases", False)
-            alike.setdefault((scale, decay if decays else None), []).append(p)
+            alike.setdefault((scale, decay if everything or p.ndim > 1 else None), []).append(p)
         for (scale, decay), parameters in alike.items():
             one = {**group, "params": parameters, "lr_scale": group.get("lr_scale", 1.0) * scale}
             if decay is not None and "weight_decay" not in group:
