@@ -72,6 +72,17 @@ def test_lsuv_leaves_alone_what_rules_and_silence_set(make: Any) -> None:
     assert abs(found["conv"] - 1) < 0.01 and abs(found["stage2.0.conv1"] - 1) < 0.01 and found["fc"] != pytest.approx(1, abs=0.01)
 
 
+def test_layers_may_share_a_weight() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1))
+    net[1].weight = net[0].weight
+    draw(net, "lsuv")
+    pictures = torch.randn(64, 3, 8, 8)
+    adapt(net, node("lsuv", tol=1e-3), iter([pictures]))
+    assert net[1].weight is net[0].weight and variances(net, pictures)["0"] == pytest.approx(1, abs=1e-3)  # the layer that runs first
+    adapt(net, node("whitening"), [pictures])
+
+
 def test_lsuv_names_the_layer_that_cannot_be_scaled() -> None:
     net = stack()
     draw(net, "lsuv")

@@ -38,7 +38,7 @@ def adapt(model: nn.Module, node: PartNode, pictures: Iterable[Tensor], parts: R
     """Let an initializer that looks at data go on, after `initialize`; it gets the names of the weights that are its to change."""
     taken = {name for name, _ in _ruled(model, node, "weights")}
     closing = {id(layer.weight) for layer in closing_layers(model)} if node.options["zero_init_residual"] else set()
-    named = dict(model.named_parameters())
+    named = dict(model.named_parameters(remove_duplicate=False))  # a weight that layers share has a name in each of them
     free = [name for name in parameters(model) if not is_bias(name) and name not in taken and id(named[name]) not in closing]
     parts.build(node)(model, pictures, frozenset(free))
 

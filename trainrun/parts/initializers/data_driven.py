@@ -33,9 +33,10 @@ def lsuv(
     """Draw orthonormal weights, then scale them layer by layer until each layer's output has variance 1 on a batch of training pictures.
 
     w = w / sqrt(Var(w x + b)), repeated until |Var - 1| < tol, for each convolution and linear layer in the order in which the network
-    runs them; the next layer sees what the scaled one gives. The batch is the first of the run, at most 256 pictures, augmented as in
-    training. The network is in training mode; its batch norm statistics stay as they were. Left alone are what rules draw, layers
-    that zero_init_residual silences, and the projections of nn.MultiheadAttention, whose output is not to be had.
+    runs them; the next layer sees what the scaled one gives. A weight that layers share is scaled for the first of them. The batch is the
+    first of the run, at most 256 pictures, augmented as in training. The network is in training mode; its batch norm statistics stay as they
+    were. Left alone are what rules draw, layers that zero_init_residual silences, and the projections of nn.MultiheadAttention, whose output
+    is not to be had.
     Errors (UserError): a layer whose output has no variance.
     Source: Mishkin & Matas 2016, All you need is a good init, algorithm 1.
     """
@@ -45,8 +46,10 @@ def lsuv(
 
     def scale(module: Any, seen: Any, output: Tensor) -> Tensor | None:
         name = chosen.pop(module, None)
-        if name is None:  # a layer that runs again
+        if name is None:  # a layer that runs again, or whose weight another one has too
             return None
+        for other in [other for other in chosen if other.weight is module.weight]:
+            del chosen[other]
         for _ in range(max_iterations):
             variance = output.double().var(correction=0)
             if not (torch.isfinite(variance) and variance > 0):
