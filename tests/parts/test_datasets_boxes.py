@@ -16,6 +16,7 @@ SIZE = np.array([[30, 50]])  # height, width
         ((0, 0, 50, 30), GOOD), ((-1, -1, 51, 31), GOOD), ((49.5, 29.5, 50, 30), GOOD),
         ((-1.01, 0, 50, 30), BEYOND), ((0, -1.01, 50, 30), BEYOND), ((0, 0, 51.01, 30), BEYOND), ((0, 0, 50, 31.01), BEYOND),
         ((50, 0, 50.5, 30), OUTSIDE), ((0, 30, 50, 31), OUTSIDE), ((-1, 0, 0, 30), OUTSIDE), ((0, -3, 50, 0), OUTSIDE), ((90, 90, 99, 99), OUTSIDE),
+        ((49.99999999, 0, 50.5, 30), OUTSIDE), ((40.00000001, 0, 40.00000002, 30), DEGENERATE),
         ((5, 5, 5, 9), DEGENERATE), ((5, 9, 8, 5), DEGENERATE), ((60, 60, 60, 60), DEGENERATE),
         ((np.nan, 0, 5, 5), NOT_FINITE), ((0, 0, np.inf, 5), NOT_FINITE), ((-np.inf, 0, np.inf, 5), NOT_FINITE), ((1e308, 0, -1e308, 5), DEGENERATE),
     ],
@@ -24,6 +25,8 @@ def test_what_is_wrong_with_a_box(box: tuple[float, ...], fault: int) -> None:
     boxes = np.array([box], np.float64)
     assert faults(boxes, SIZE, 0).tolist() == [fault]
     assert not fault or words(fault, boxes[0], SIZE[0], 0)
+    its = table(clipped(boxes, SIZE), np.zeros(1, np.int64), np.zeros(1, bool), np.zeros(1, np.int64), np.zeros(1, np.int64))[0].boxes[0]
+    assert fault or (its[:2] < its[2:]).all()  # what is good has an area as it is trained on
 
 
 def test_least_side_and_cutting() -> None:

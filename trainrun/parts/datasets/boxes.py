@@ -57,13 +57,14 @@ def faults(boxes: np.ndarray, sizes: np.ndarray, least: float) -> np.ndarray:
     """What is wrong with each box, int8 [N].
 
     boxes: float64 [N, 4] as x0, y0, x1, y1. sizes: [N, 2], height and width of the picture of each. A box whose width or height is at most
-    `least` is degenerate; one that reaches at most a pixel beyond its picture is good, because rounding does that.
+    `least` is degenerate; one that reaches at most a pixel beyond its picture is good, because rounding does that. Looked at is what is
+    trained on, float32: what is thinner than its steps has no width.
     """
     import numpy as np
 
     found = np.zeros(len(boxes), np.int8)
     with np.errstate(invalid="ignore", over="ignore"):
-        (x0, y0, x1, y1), (height, width) = boxes.T, sizes.T
+        (x0, y0, x1, y1), (height, width) = boxes.astype(np.float32).T, sizes.T
         found[(x0 < -1) | (y0 < -1) | (x1 > width + 1) | (y1 > height + 1)] = BEYOND
         found[(x1 <= 0) | (y1 <= 0) | (x0 >= width) | (y0 >= height)] = OUTSIDE
         found[(x1 - x0 <= least) | (y1 - y0 <= least)] = DEGENERATE
@@ -73,10 +74,13 @@ def faults(boxes: np.ndarray, sizes: np.ndarray, least: float) -> np.ndarray:
 
 def words(fault: int, box: np.ndarray, size: np.ndarray, least: float) -> str:
     """What `faults` found wrong with a box, [4], of a picture of `size` (height, width)."""
+    import numpy as np
+
     if fault == NOT_FINITE:
         return "a number that is not finite"
     if fault == DEGENERATE:
-        x0, y0, x1, y1 = box.tolist()
+        with np.errstate(over="ignore"):
+            x0, y0, x1, y1 = box.astype(np.float32).tolist()
         return f"{x1 - x0:g} x {y1 - y0:g} pixels, expected more than {least:g} in both directions"
     where = "lies outside" if fault == OUTSIDE else "reaches more than a pixel beyond"
     return f"{where} the picture, which has {size[1]} x {size[0]} pixels"
