@@ -32,7 +32,8 @@ def one_cycle(
     are initial = 1/25 and alpha = initial / 10,000.
     """
     top, length, t = progress.span(rise), progress.span(steps), progress.since_warmup
-    _order("one_cycle", "rise", top, length)
+    if top >= length:
+        raise UserError(f"one_cycle has {length} steps in all and spends {top} in the rise: shorten schedule.decay.rise")
     first, last, x = (initial, 1.0, t / top) if t < top else (1.0, alpha, min(t - top, length - top) / (length - top))
     return last + (first - last) * (0.5 * (1 + math.cos(math.pi * x)) if shape == "cosine" else 1 - x)
 
@@ -90,8 +91,3 @@ def triangular(
     x = t / length
     foot, height = (initial, x / peak) if x < peak else (alpha, (1 - x) / (1 - peak) if peak < 1 else 1.0)
     return foot + (1 - foot) * height * gamma**number
-
-
-def _order(name: str, option: str, part: int, whole: int) -> None:
-    if part >= whole:
-        raise UserError(f"{name} has {whole} steps in all and spends {part} in the {option}: shorten schedule.decay.{option}")

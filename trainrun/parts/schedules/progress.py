@@ -15,7 +15,8 @@ class Progress:
 
     warmup: the step at which the warm-up ends; where a training error ends it, that is `step` itself until it does.
     lr: the base learning rate. best_train_error: the lowest training error, in 0..1, of the windows that a warm-up asks for.
-    evaluations: all evaluations so far, in their order: {"step", "val_loss", "val_accuracy"}. Lengths are in steps.
+    evaluations: all evaluations so far, in their order: {"step", and the task's figures, as val_loss, val_accuracy or val_map}. Lengths are
+    in steps.
     """
 
     step: int
