@@ -18,25 +18,18 @@ from trainrun.parts.datasets.boxes import BEYOND, GOOD, BoxTable, clipped, fault
 from trainrun.parts.datasets.listing import Files
 from trainrun.parts.datasets.pictures import BadPicture, decode, printable
 from trainrun.parts.datasets.splits import Data, Split
-from trainrun.parts.datasets.verify import verify
+from trainrun.parts.datasets.verify import left_out, listed, verify
 
 if TYPE_CHECKING:
     import numpy as np
 
-OnBadImage = Annotated[
-    Literal["error", "skip"], Field(description="What to do about pictures that cannot be read; skip leaves out up to 0.1 % of the files.")
-]
 OnBadBox = Annotated[
     Literal["error", "drop", "clip"],
     Field(
         description="What to do about boxes that are degenerate or reach beyond their picture: leave out up to 1 % of them, or cut what reaches beyond."
     ),
 ]
-Verify = Annotated[
-    Literal["full", "sample", "off"], Field(description="Decode every file, 1,000 of them or none before the run; full is remembered.")
-]
-_SHOWN = 20
-_SKIPPED_AT_MOST, _DROPPED_AT_MOST = 0.001, 0.01
+_DROPPED_AT_MOST = 0.01
 _MENDING = (
     "\ncorrect or remove the boxes, or write data.on_bad_box=drop, which leaves out up to 1 % of them, or clip, which cuts what reaches beyond"
 )
@@ -93,12 +86,6 @@ class _Reader:
         return self.files.shown(int(self.members[sample]))
 
 
-def listed(title: str, lines: Sequence[str]) -> str:
-    """A title and up to 20 lines below it."""
-    more = [f"  and {len(lines) - _SHOWN:,} more"] if len(lines) > _SHOWN else []
-    return "\n".join([f"{title}:", *(f"  {line}" for line in lines[:_SHOWN]), *more])
-
-
 def repeated(where: str, names: Sequence[str]) -> list[str]:
     """A line on each name that `where` lists more than once."""
     often = [(name, times) for name, times in Counter(names).items() if times > 1]
@@ -145,7 +132,7 @@ def collect(
         good, unreadable = _readable(side, each, verify)
         bad += unreadable
         splits[side.option] = _split(side, each, good)
-    skipped = _skip(bad, sum(len(each) for each, _ in files), on_bad_image)
+    skipped = left_out(bad, sum(len(each) for each, _ in files), on_bad_image)
     train = splits["train"]
     return Data(
         train, splits.get("validation"), classes, skipped=skipped, test=splits.get("test"), notes=(*notes, *_without_boxes(train, classes))
@@ -235,18 +222,6 @@ def _readable(side: Pictures, files: Files, mode: str) -> tuple[np.ndarray, list
         )
     good = np.setdiff1d(np.arange(len(files), dtype=np.int64), np.fromiter(verdict.bad, np.int64, len(verdict.bad)))
     return good, [(files.shown(index), printable(reason)) for index, reason in sorted(verdict.bad.items())]
-
-
-def _skip(bad: list[tuple[str, str]], count: int, on_bad_image: str) -> tuple[tuple[str, str], ...]:
-    """The pictures to leave out, or an error that lists them."""
-    if not bad:
-        return ()
-    told = listed(f"{len(bad):,} of {count:,} pictures cannot be read", [f"{name}: {reason}" for name, reason in bad])
-    if on_bad_image == "error":
-        raise UserError(f"{told}\nrepair or remove them, or write data.on_bad_image=skip, which leaves out up to 0.1 % of the files")
-    if len(bad) > count * _SKIPPED_AT_MOST:
-        raise UserError(f"{told}\ndata.on_bad_image=skip leaves out at most 0.1 % of the files; repair or remove some")
-    return tuple(bad)
 
 
 def _split(side: Pictures, files: Files, good: np.ndarray) -> Split:

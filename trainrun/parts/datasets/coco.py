@@ -13,9 +13,10 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from trainrun.errors import UserError
-from trainrun.parts.datasets.annotated import OnBadBox, OnBadImage, Pictures, Verify, collect, leads_out, top_folder
+from trainrun.parts.datasets.annotated import OnBadBox, Pictures, collect, leads_out, top_folder
 from trainrun.parts.datasets.pictures import BadPicture, printable, read_file
 from trainrun.parts.datasets.splits import Data
+from trainrun.parts.datasets.verify import OnBadImage, Verify
 from trainrun.recipe.registry import part
 
 File = Annotated[str, Field(min_length=1)]

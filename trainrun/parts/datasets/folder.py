@@ -16,14 +16,11 @@ from trainrun.errors import UserError
 from trainrun.parts.datasets.listing import Files, class_folders, list_pictures, validation_folder
 from trainrun.parts.datasets.pictures import BadPicture, decode, printable, torchcodec_decoder
 from trainrun.parts.datasets.splits import Data, Split, differs
-from trainrun.parts.datasets.verify import Verdict, verify
+from trainrun.parts.datasets.verify import OnBadImage, Verdict, Verify, left_out, unreadable, verify
 from trainrun.recipe.registry import part
 
 if TYPE_CHECKING:
     import numpy as np
-
-_SHOWN = 20
-_SKIPPED_AT_MOST = 0.001
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ class _Pictures:
                 raise differs(self.files.shown(index), picture.shape, shape)
             pictures[place] = picture
         if bad:
-            raise UserError(_list_bad(bad, len(ids)))
+            raise UserError(unreadable(bad, len(ids)))
         return pictures
 
     def decode(self, sample: int, shrink: int) -> np.ndarray:
@@ -78,25 +75,6 @@ class _Pictures:
     def source(self, sample: int) -> str:
         """The file of a sample, as messages show it."""
         return self.files.shown(int(self.members[sample]))
-
-
-def _list_bad(bad: Sequence[tuple[str, str]], count: int) -> str:
-    lines = [f"{len(bad)} of {count} pictures cannot be read:", *(f"  {name}: {reason}" for name, reason in bad[:_SHOWN])]
-    if len(bad) > _SHOWN:
-        lines.append(f"  and {len(bad) - _SHOWN} more")
-    return "\n".join(lines)
-
-
-def _drop_bad(named: list[tuple[str, str]], count: int, on_bad_image: str) -> tuple[tuple[str, str], ...]:
-    """The pictures to skip, or an error that lists them."""
-    if not named:
-        return ()
-    listed = _list_bad(named, count)
-    if on_bad_image == "error":
-        raise UserError(f"{listed}\nrepair or remove them, or write data.on_bad_image=skip, which leaves out up to 0.1 % of the files")
-    if len(named) > count * _SKIPPED_AT_MOST:
-        raise UserError(f"{listed}\ndata.on_bad_image=skip leaves out at most 0.1 % of the files; repair or remove some")
-    return tuple(named)
 
 
 def _held_out(files: Files, good: np.ndarray, fraction: float, seed: int) -> np.ndarray:
@@ -132,13 +110,8 @@ def folder(
         ),
     ] = None,
     channels: Annotated[Literal[1, 3], Field(description="1 for grey, 3 for colour.")] = 3,
-    on_bad_image: Annotated[
-        Literal["error", "skip"],
-        Field(description="What to do about pictures that cannot be read; skip leaves out up to 0.1 % of the files."),
-    ] = "error",
-    verify: Annotated[
-        Literal["full", "sample", "off"], Field(description="Decode every file, 1,000 of them or none before the run; full is remembered.")
-    ] = "full",
+    on_bad_image: OnBadImage = "error",
+    verify: Verify = "full",
     decoder: Annotated[Literal["pillow", "torchcodec"], Field(description="What decodes JPEG; torchcodec is an extra.")] = "pillow",
 ) -> Data:
     """Pictures in a folder for each class: root/train and root/val, or one folder of class folders and `validation`.
@@ -161,7 +134,7 @@ def folder(
         torchcodec_decoder()
     parts = _layout(top, validation)
     good, bad, shape, sizes, kept = _check(parts, size, channels, verify, decoder)
-    skipped = _drop_bad(bad, sum(len(files) for files in parts), on_bad_image)
+    skipped = left_out(bad, sum(len(files) for files in parts), on_bad_image)
 
     def split(side: int, members: np.ndarray) -> Split:
         files = parts[side]
@@ -230,7 +203,7 @@ def _check(
         good.append(np.setdiff1d(np.arange(len(files), dtype=np.int64), np.fromiter(verdict.bad, np.int64, len(verdict.bad))))
         shape = shape or verdict.shape
     if shape is None:
-        raise UserError(_list_bad(bad, sum(len(files) for files in parts)))
+        raise UserError(unreadable(bad, sum(len(files) for files in parts)))
     kept = [verdict.pictures for verdict in verdicts]
     if size or all(verdict.sizes is None and verdict.shape in (None, shape) for verdict in verdicts):
         return good, bad, shape, [None] * len(parts), kept

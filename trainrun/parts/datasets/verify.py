@@ -15,7 +15,9 @@ import tempfile
 import warnings
 from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
 
 from trainrun.errors import UserError
 from trainrun.parts.datasets.pictures import BadPicture, decode, measure, printable
@@ -29,6 +31,14 @@ if TYPE_CHECKING:
 
     Shape = tuple[int, int, int]
 
+OnBadImage = Annotated[
+    Literal["error", "skip"], Field(description="What to do about pictures that cannot be read; skip leaves out up to 0.1 % of the files.")
+]
+Verify = Annotated[
+    Literal["full", "sample", "off"], Field(description="Decode every file, 1,000 of them or none before the run; full is remembered.")
+]
+_SHOWN = 20
+_SKIPPED_AT_MOST = 0.001
 _CHUNK = 32
 _SAMPLE = 1000
 _FEW = 256  # up to here, starting processes costs more than it gains
@@ -125,6 +135,27 @@ def verify(
     if mode != "full" and differ:
         verdict = replace(verdict, sizes=_all_sizes(headers, count, cache_folder() / "sizes" / f"{key}.json"))
     return verdict
+
+
+def listed(title: str, lines: Sequence[str]) -> str:
+    """A title and up to 20 lines below it."""
+    more = [f"  and {len(lines) - _SHOWN:,} more"] if len(lines) > _SHOWN else []
+    return "\n".join([f"{title}:", *(f"  {line}" for line in lines[:_SHOWN]), *more])
+
+
+def unreadable(bad: Sequence[tuple[str, str]], count: int) -> str:
+    """What to say of bad pictures, as (name, reason), among `count`."""
+    return listed(f"{len(bad):,} of {count:,} pictures cannot be read", [f"{name}: {reason}" for name, reason in bad])
+
+
+def left_out(bad: Sequence[tuple[str, str]], count: int, on_bad_image: str) -> tuple[tuple[str, str], ...]:
+    """The bad pictures where the recipe asks to leave them out, or a UserError that lists them."""
+    if bad and on_bad_image == "error":
+        hint = "repair or remove them, or write data.on_bad_image=skip, which leaves out up to 0.1 % of the files"
+        raise UserError(f"{unreadable(bad, count)}\n{hint}")
+    if len(bad) > count * _SKIPPED_AT_MOST:
+        raise UserError(f"{unreadable(bad, count)}\ndata.on_bad_image=skip leaves out at most 0.1 % of the files; repair or remove some")
+    return tuple(bad)
 
 
 def _all_sizes(headers: _Decoding, count: int, file: os.PathLike[str]) -> np.ndarray | None:

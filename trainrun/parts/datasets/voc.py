@@ -10,9 +10,10 @@ from typing import Annotated
 from pydantic import Field
 
 from trainrun.errors import UserError
-from trainrun.parts.datasets.annotated import OnBadBox, OnBadImage, Pictures, Verify, collect, leads_out, repeated, top_folder
+from trainrun.parts.datasets.annotated import OnBadBox, Pictures, collect, leads_out, repeated, top_folder
 from trainrun.parts.datasets.pictures import SUFFIXES, BadPicture, measure, printable, read_file
 from trainrun.parts.datasets.splits import Data
+from trainrun.parts.datasets.verify import OnBadImage, Verify
 from trainrun.parts.datasets.voc_xml import BadAnnotation, read_annotation
 from trainrun.recipe.registry import nearest, part
 
