@@ -72,6 +72,26 @@ def test_lsuv_leaves_alone_what_rules_and_silence_set(make: Any) -> None:
     assert abs(found["conv"] - 1) < 0.01 and abs(found["stage2.0.conv1"] - 1) < 0.01 and found["fc"] != pytest.approx(1, abs=0.01)
 
 
+def test_lsuv_scales_no_more_than_it_is_told() -> None:
+    """Not at all within the tolerance, and so often at most: with biases, which it leaves alone, one division is not enough."""
+    torch.manual_seed(0)
+    net, pictures = nn.Sequential(nn.Linear(6, 2)), torch.randn(500, 6)
+    with torch.no_grad():
+        net[0].bias.copy_(torch.tensor([2.0, -2.0]))
+        before = net[0].weight.clone()
+        variance = net(pictures).double().var(correction=0)
+    adapt(net, node("lsuv", max_iterations=1), [pictures])
+    torch.testing.assert_close(net[0].weight.detach(), before / variance.sqrt().float())
+    assert net(pictures).double().var(correction=0) > 2
+    net[0].bias.detach().mul_(0.0)
+    net[0].weight.detach().mul_(1.04 / net(pictures).double().var(correction=0).sqrt().float())  # a variance of 1.08
+    after = net[0].weight.clone()
+    adapt(net, node("lsuv", tol=0.1), [pictures])
+    assert torch.equal(net[0].weight, after)
+    adapt(net, node("lsuv", tol=0.05), [pictures])
+    torch.testing.assert_close(net[0].weight, after / 1.04)
+
+
 def test_layers_may_share_a_weight() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1))
