@@ -145,6 +145,8 @@ def test_boxes_are_torchvisions() -> None:
     upside_down = Move(SHAPE, y=torch.tensor([59]), down=torch.tensor([-1]))
     agree(upside_down, boxes, functional.vertical_flip(theirs(boxes)))
     agree(Move((20, 30), y=11, x=7), boxes, functional.crop(theirs(boxes), 11, 7, 20, 30))
+    seven, eleven, forward = (torch.tensor([value]) for value in (7, 11, 1))  # as where a flip that may come has not
+    agree(Move((20, 30), y=eleven, x=seven, down=forward, right=forward), boxes, functional.crop(theirs(boxes), 11, 7, 20, 30))
     options: dict[str, Any] = {"degrees": 50.0, "shift": [0.2, 0.1], "scale": [0.85, 1.4], "shear": [20.0, 15.0]}
     for sample in range(6):
         draw = _row(sample)

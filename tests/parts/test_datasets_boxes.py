@@ -24,7 +24,9 @@ SIZE = np.array([[30, 50]])  # height, width
 def test_what_is_wrong_with_a_box(box: tuple[float, ...], fault: int) -> None:
     boxes = np.array([box], np.float64)
     assert faults(boxes, SIZE, 0).tolist() == [fault]
-    assert not fault or words(fault, boxes[0], SIZE[0], 0)
+    said = {OUTSIDE: "lies outside the picture, which has 50 x 30", BEYOND: "reaches more than a pixel beyond the picture, which has 50 x 30",
+            DEGENERATE: "expected more than 0 in both directions", NOT_FINITE: "a number that is not finite"}  # fmt: skip
+    assert not fault or said[fault] in words(fault, boxes[0], SIZE[0], 0)
     its = table(clipped(boxes, SIZE), np.zeros(1, np.int64), np.zeros(1, bool), np.zeros(1, np.int64), np.zeros(1, np.int64))[0].boxes[0]
     assert fault or (its[:2] < its[2:]).all()  # what is good has an area as it is trained on
 

@@ -150,3 +150,9 @@ def test_whitening_makes_the_patches_uncorrelated(channels: int, stride: int) ->
 def test_whitening_says_what_it_cannot_do(net: nn.Module, said: str) -> None:
     with pytest.raises(UserError, match=said):
         adapt(net, node("whitening"), iter([torch.randn(4, 3, 9, 9)]))
+
+
+def test_whitening_takes_a_kernel_as_large_as_the_pictures() -> None:
+    net, pictures = nn.Sequential(nn.Conv2d(3, 4, 3, dilation=2)), correlated(400, 5)
+    adapt(net, node("whitening", eps=1e-9), [pictures])
+    torch.testing.assert_close(net(pictures).flatten(1)[:, :2].T.cov(), torch.eye(2), rtol=0, atol=0.02)
