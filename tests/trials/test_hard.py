@@ -133,6 +133,23 @@ def test_a_run_without_mining_is_judged_by_its_weights_and_names_are_text(
         hardest(tmp_path / "run", by="kept")
 
 
+def test_pictures_that_differ_in_size_are_drawn_whole(tmp_path: Path) -> None:
+    """One of 24 x 12 pixels (height x width) and one of 12 x 24, each of one grey: half as large, they leave the right or the lower half white."""
+    for name, size in (("a", (12, 24)), ("b", (24, 12))):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        Image.new("RGB", size, (60, 60, 60)).save(tmp_path / "pictures" / name / "1.png")
+    recipe = {"data": {"name": "folder", "root": str(tmp_path / "pictures"), "workers": 0}, "augment": [{"name": "random_resized_crop", "size": 12}]}
+    recipe |= {"model": {"name": "tiny_convnet", "width": 4, "depth": 1, "norm": "none"}, "epochs": 1, "schedule": {"lr": 0.1}, "batch_size": 2}
+    (tmp_path / "unequal.yaml").write_text(json.dumps(recipe))
+    launch(load(tmp_path / "unequal.yaml"), out=tmp_path / "run", quiet=True)
+    found = hardest(tmp_path / "run")
+    white = {0: np.s_[:, 6:], 1: np.s_[6:]}  # by the sample: a is high, b is wide
+    for sample, picture in zip(found.ids.tolist(), found.sheet.pictures, strict=True):
+        expected = np.full((12, 12, 3), 60, np.uint8)
+        expected[white[sample]] = 255
+        np.testing.assert_array_equal(picture, expected)
+
+
 def test_other_data_than_the_runs_is_refused_or_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match=r"has notes of 1,442 training pictures, and the data has 1,011; write --by loss"):
         hardest(run, ["data.imbalance=2"], by="kept")

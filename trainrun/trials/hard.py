@@ -17,7 +17,7 @@ from trainrun.engine.signals import Interrupted, Signals
 from trainrun.errors import Stopped, UserError
 from trainrun.report.command import command
 from trainrun.report.console import clean
-from trainrun.report.pictures import Sheet
+from trainrun.report.pictures import Sheet, fitted
 from trainrun.world import enter
 
 if TYPE_CHECKING:
@@ -97,12 +97,13 @@ class Hard:
 
     @property
     def sheet(self) -> Sheet:
-        """The pictures with their labels."""
-        pictures = self.trained.data.train.read(self.ids.tolist())
+        """The pictures with their labels: whole ones, where the run cut pieces out of pictures that differ in size."""
+        split, (_, height, width) = self.trained.data.train, self.trained.snapshot.values["input"]["shape"]
+        pictures = [fitted(split.read([sample])[0], height, width) for sample in self.ids.tolist()]
         rows = self.document()["hardest"]
         noted = "loss" if self.round is None else "score"
         captions = [f"{n}. label {row['label']}\nseen {row['predicted']}\n{noted} {_told(row[noted], '.2f')}" for n, row in enumerate(rows, 1)]
-        return Sheet(captions, list(pictures))
+        return Sheet(captions, pictures)
 
 
 def _finite(value: Any) -> float | None:
