@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch.nn.functional import cross_entropy
 import trainrun.parts  # noqa: F401 - registers the parts
 from trainrun.cli import main
 from trainrun.engine.build import open_data
+from trainrun.engine.checkpoint import Checkpoints
 from trainrun.engine.launch import launch
 from trainrun.errors import UserError
 from trainrun.recipe.load import load
@@ -160,6 +163,18 @@ def test_other_data_than_the_runs_is_refused_or_told(run: Path, capsys: pytest.C
         hardest(run, ["data={name: synthetic, shape: [1, 8, 8], classes: 4}"])
     with pytest.raises(UserError, match="--by is loss, last-loss or kept, found 'los'"):
         hardest(run, by="los")
+
+
+def test_notes_of_nothing_are_told(run: Path, tmp_path: Path) -> None:
+    """The run's directory as it was at step 0, as a signal during the first batch leaves it."""
+    shutil.copytree(run, tmp_path / "run", symlinks=True)
+    checkpoints = Checkpoints(tmp_path / "run")
+    last = checkpoints.named("last")
+    notes = {"mining.kept": torch.zeros_like(last.tensors["mining.kept"]), "mining.loss": torch.full_like(last.tensors["mining.loss"], torch.nan)}
+    checkpoints.save(replace(last, tensors=last.tensors | notes))
+    for by in ("kept", "last-loss"):
+        with pytest.raises(UserError, match="stopped before its first step, so mining has noted nothing; write --by loss"):
+            hardest(tmp_path / "run", by=by)
 
 
 def test_a_sheet_shows_each_picture_at_its_place(tmp_path: Path) -> None:

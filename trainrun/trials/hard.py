@@ -201,6 +201,8 @@ def _noted(trained: Trained, by: str, run: Path) -> np.ndarray:
     if not trained.same_data:
         print("warning: the files of the training pictures have changed since the run, which its notes cannot know", file=sys.stderr)
     seen = np.flatnonzero(~np.isnan(last))
+    if not len(seen):
+        raise UserError(f"{run} was stopped before its first step, so mining has noted nothing; write --by loss").then(again)
     by_loss = seen[np.argsort(-last[seen], kind="stable")]
     return by_loss if by == "last-loss" else by_loss[np.argsort(-kept[by_loss], kind="stable")]
 
