@@ -106,6 +106,9 @@ def ends(split: Split) -> np.ndarray | None:
 
 
 def budget(world: World) -> int:
-    """Bytes that resident data may take: half of what is free, shared among the processes of this machine."""
+    """Bytes that resident data may take: half of what is free, shared among the processes of this machine.
+
+    It is what the process that finds least has, because holding pictures is a decision that all make alike: one decodes and the others wait.
+    """
     sharing = world.local_size if world.device.type == "cpu" else 1
-    return free_memory(world.device) // 2 // sharing
+    return min(world.each(free_memory(world.device) // 2 // sharing))
