@@ -167,6 +167,7 @@ def _small(recipe: Recipe, data: Data, parts: Registry) -> Recipe:
             "model": part("model", "tiny_convnet", width=1, depth=1, norm="none"),
             "initializer": part("initializer", "default"),
             "optimizer": part("optimizer", "sgd"),
+            "schedule": recipe.schedule.model_copy(update={"warmup": part("warmup", "none"), "decay": part("decay", "constant")}),
             "mining": None,
             "early_stopping": None,
             "ema": None,
