@@ -24,7 +24,7 @@ from trainrun.engine.feed import Batch
 from trainrun.engine.launch import launch
 from trainrun.engine.tasks import ByClass, Classification
 from trainrun.engine.use import evaluate_run, predict
-from trainrun.errors import UserError
+from trainrun.errors import NonFinite, UserError
 from trainrun.recipe.load import load
 
 SIDE = 16
@@ -166,6 +166,9 @@ def test_eval_needs_validation_pictures_and_a_run(home: Path, tmp_path: Path) ->
     assert "no validation pictures" in refused(lambda: evaluate_run(home / "run", [f"data.root={tmp_path / 'flat'}"]))
     assert "is no run directory" in refused(lambda: evaluate_run(tmp_path))
     assert "checkpoints/other does not exist" in refused(lambda: evaluate_run(home / "run", checkpoint="other"))
+    with pytest.raises(NonFinite):
+        launch(load(home / "k.yaml", ["schedule.lr=1e6", "optimizer.weight_decay=1e3", "checkpoint.every=off"]), out=tmp_path / "nan", quiet=True)
+    assert "checkpoints/last does not exist" in refused(lambda: evaluate_run(tmp_path / "nan"))
 
 
 def test_a_run_that_was_moved_is_used_where_it_is(home: Path, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def open_run(run: Path, overrides: Sequence[str], allow_plugins: bool, checkpoin
         raise UserError(f"{run} is no run directory: it has no recipe.yaml. trainrun fit prints the directory it writes to")
     recipe = load(run / "recipe.yaml", overrides, allow_plugins=allow_plugins).recipe
     ended = result(run) or {}
-    name = checkpoint or Path(ended.get("checkpoint", "checkpoints/last")).name
+    name = checkpoint or Path(ended.get("checkpoint") or "checkpoints/last").name  # null where nothing was saved
     return recipe, Checkpoints(run).named(name)
 
 
