@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import CPU, equal, launched, made, trained, weights, written
+from small import CPU, SMALL, equal, launched, made, trained, weights, written
 
 from trainrun.draw import order
 from trainrun.engine.build import build, open_data, settle
@@ -156,7 +156,7 @@ BATCH_NORM = {"name": "tiny_convnet", "width": 4, "depth": 2}
     [
         ({"micro_batch": 3}, 1, r"40 pictures an epoch, batch_size 10, in micro-batches of 3\); write micro_batch=2,"),
         ({"micro_batch": 1}, 1, r"write micro_batch=2,"),
-        ({"batch_size": 4}, 4, r"batch_size 4, shared by 4 processes\); write batch_size=8,"),
+        ({"batch_size": 4, "data": SMALL["data"] | {"resident": "yes"}}, 4, r"batch_size 4, shared by 4 processes\); write batch_size=8,"),
         ({"sampler": "label_shuffle", "data": DATA, "batch_size": 47}, 1, r"48 pictures an epoch, batch_size 47\); write batch_size=46,"),
     ],
 )
