@@ -25,7 +25,7 @@ from trainrun.errors import UserError
 from trainrun.recipe.load import load
 from trainrun.recipe.registry import registry
 from trainrun.report.pictures import Sheet
-from trainrun.trials.hard import hardest
+from trainrun.trials.hard import hardest, show
 
 RECIPE = """
 data: {name: digits, label_noise: 0.05}
@@ -175,6 +175,12 @@ def test_notes_of_nothing_are_told(run: Path, tmp_path: Path) -> None:
     for by in ("kept", "last-loss"):
         with pytest.raises(UserError, match="stopped before its first step, so mining has noted nothing; write --by loss"):
             hardest(tmp_path / "run", by=by)
+
+
+def test_a_run_in_which_nothing_can_be_drawn_is_told(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "report").write_text("in the way")
+    with pytest.raises(UserError, match=r"report/hard.png cannot be written: .*irectory"):
+        show(replace(hardest(run, top=3), run=tmp_path), None, False)
 
 
 def test_a_sheet_shows_each_picture_at_its_place(tmp_path: Path) -> None:

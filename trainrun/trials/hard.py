@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import sys
@@ -223,7 +224,8 @@ def show(found: Hard, png: Path | None, pictures: bool) -> dict[str, Any]:
     file = png or found.run / "report" / "hard.png"
     sheet = found.sheet
     if png is None:
-        file.parent.mkdir(exist_ok=True)
+        with contextlib.suppress(OSError):  # where it cannot be made, the sheet cannot be written, which is told
+            file.parent.mkdir(exist_ok=True)
     sheet.png(file)
     if pictures:
         sheet.show()
