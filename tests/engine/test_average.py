@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from small import launched, made, trained, weights
 from torch import nn
 
-from trainrun.engine.average import Ema, Plain
+from trainrun.engine.average import Ema
 from trainrun.engine.fit import fit, train_step
 from trainrun.engine.use import evaluate_run
 from trainrun.recipe.schema import Ema as Options
@@ -68,13 +68,6 @@ def test_weights_that_are_shared_are_averaged_once() -> None:
     average.update(1)
     assert average.model[0].weight is average.model[1].weight
     assert average.model[0].weight.unique().tolist() == [1.25]
-
-
-def test_no_average_is_the_model_itself() -> None:
-    model = nn.Linear(2, 2)
-    plain = Plain(model)
-    plain.update(1)
-    assert plain.model is model
 
 
 def test_the_average_is_what_is_evaluated_and_kept(tmp_path: Path) -> None:

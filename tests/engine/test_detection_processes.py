@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from rectangles import made, model, written
+from PIL import Image
+from rectangles import COUNTS, folder, made, model, voc, written
+from rectangles import drawn as pixels
 from safetensors.torch import load_file
 from test_detection import OHEM, PLAIN, hand_made
-from test_processes import contents, figures, finish
+from test_processes import Processes, contents, figures, finish
 
 from trainrun.engine.use import evaluate_run
 
@@ -34,6 +36,19 @@ def test_two_that_were_stopped_go_on_bit_for_bit(pair: Path, tmp_path: Path) -> 
     recipe = pair / "boxes.yaml"
     part = finish(2, recipe, tmp_path / "part", "stop_at=4st")
     assert contents(finish(2, recipe, part, "--resume")) == contents(pair / "run")
+
+
+def test_fewer_pictures_than_processes_are_found_in_and_all_are_drawn(tmp_path: Path) -> None:
+    """One picture for validation; and three for the test, two of them looked at by the process that draws."""
+    folder(tmp_path / "voc", COUNTS | {"val": 1})
+    for resident in ("yes", "no"):
+        fields = {"data": voc(tmp_path, resident=resident), "epochs": 1, "optimizer": PLAIN}
+        run = finish(2, written(tmp_path, **fields).file, tmp_path / resident)
+        assert figures(run)[-1]["val_map"] >= 0
+    group = Processes(2, ("eval", str(run), "--test", "--png", str(tmp_path / "found.png")), tmp_path / "eval")
+    assert group.codes() == [0, 0], group.said()
+    with Image.open(tmp_path / "found.png") as drawn:
+        assert drawn.height == sum(8 + height for height, _, _ in (pixels(0, "test", n)[0].shape for n in range(3))) - 8
 
 
 def test_two_find_what_one_finds(pair: Path, tmp_path: Path) -> None:

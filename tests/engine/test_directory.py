@@ -151,6 +151,13 @@ def test_going_on_with_other_means_is_the_same_run(paused: Path, tmp_path: Path)
     assert moved_result["best"] == whole["best"]
 
 
+def test_a_download_that_was_made_is_not_asked_for_again(tmp_path: Path) -> None:
+    mine = "data: mnist\nmodel: tiny_convnet\nepochs: 1\nschedule: {lr: 0.1}\n"
+    (tmp_path / "k.yaml").write_text(mine)
+    before, now = (load(tmp_path / "k.yaml", words).recipe for words in (["data.download=true"], []))
+    assert before.data.options["download"] and not directory.differences(before, now)
+
+
 def test_exact_refuses_where_the_machine_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, threads = tmp_path / "run", torch.get_num_threads()
     run_in(tmp_path, run, stop_at="3st")

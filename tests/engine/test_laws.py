@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trainrun.draw import order
 from trainrun.engine.evaluate import evaluate
 from trainrun.engine.fit import fit, train_step
+from trainrun.engine.measure import Record
 from trainrun.engine.run import Run
 from trainrun.world import World
 
@@ -220,6 +221,18 @@ def test_no_value_is_read_between_log_lines(tmp_path: Path) -> None:
         fit(run)
     assert reads.at.pop(0) == 0
     assert set(reads.at) <= {step for _, step, _ in noted.said}
+
+
+def test_a_run_that_keeps_nothing_reads_nothing_for_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read waits for the device: at the ends of two epochs and at the end of training, though a save is due at each step."""
+    read: list[int] = []
+    plain = Record.read
+    for every in ("off", "1st"):
+        run, _ = made(tmp_path, checkpoint={"every": every}, log={"every": "50st"})
+        monkeypatch.setattr(Record, "read", lambda record, tensors, run=run: (read.append(run.state.step), plain(record, tensors))[1])
+        fit(run)
+        assert set(read) - {0} == {4, 8}
+        read.clear()
 
 
 def masks(run: Run) -> list[torch.Tensor]:

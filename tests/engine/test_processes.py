@@ -18,7 +18,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from children import contents, figures, server
+from PIL import Image
 from safetensors.torch import load_file
+from test_full_disk import clear, fill, troubled
 
 import trainrun.parts  # noqa: F401 - registers the parts
 from trainrun.engine.use import evaluate_run
@@ -68,13 +70,12 @@ def member(rank: int, size: int, port: int, words: Sequence[str], said: str, pre
     main()
 
 
-class Group:
-    """`trainrun fit` in several processes, with this one in the place of torchrun: it holds the store."""
+class Processes:
+    """A command in several processes, with this one in the place of torchrun: it holds the store. What they say goes to files beside `beside`."""
 
-    def __init__(self, size: int, recipe: Path, out: Path, *more: str, prepare: Callable[[int], None] | None = None) -> None:
+    def __init__(self, size: int, words: Sequence[str], beside: Path, prepare: Callable[[int], None] | None = None) -> None:
         self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        self.said_to = f"{out}.said"
-        words = ("fit", str(recipe), "--out", str(out), *more)
+        self.said_to = f"{beside}.said"
         self.children = [
             server.Process(target=member, args=(rank, size, self.store.port, words, self.said_to, prepare)) for rank in range(size)
         ]
@@ -90,6 +91,13 @@ class Group:
     def said(self) -> str:
         """What all of them said on stderr, in the order of their ranks."""
         return "".join(Path(f"{self.said_to}.{rank}").read_text() for rank in range(len(self.children)))
+
+
+class Group(Processes):
+    """`trainrun fit` in several processes."""
+
+    def __init__(self, size: int, recipe: Path, out: Path, *more: str, prepare: Callable[[int], None] | None = None) -> None:
+        super().__init__(size, ("fit", str(recipe), "--out", str(out), *more), out, prepare)
 
 
 def finish(size: int, recipe: Path, out: Path, *more: str) -> Path:
@@ -145,6 +153,41 @@ def test_fewer_validation_pictures_than_processes_are_counted_once(recipe: Path,
     few = ("data.size=34", "data.validation=0.06", "batch_size=16", "epochs=2")
     one, three = (finish(size, recipe, tmp_path / str(size), *few) for size in (1, 3))
     agree(one, three, {"train": 32, "val": 2})
+
+
+def with_memory_for(pictures: Sequence[bool], cache: Path, rank: int) -> None:
+    """In a child: some processes find room for all pictures, the others for none."""
+    from trainrun.engine import resident
+
+    os.environ["TRAINRUN_CACHE"] = str(cache)
+    resident.free_memory = lambda device: (1 << 30) * pictures[rank]  # type: ignore[assignment]  # a machine as the test wants it
+
+
+def test_processes_that_find_other_memory_hold_pictures_alike(recipe: Path, tmp_path: Path) -> None:
+    """Only to hold decoded pictures do they wait for one another: where some did and some did not, the waiting was never answered."""
+    for side, count in (("train", 16), ("val", 4)):
+        for n, name in enumerate("ab"):
+            (tmp_path / "data" / side / name).mkdir(parents=True)
+            for k in range(count):
+                Image.new("RGB", (8, 8), (10 * k, 100 * n, 9)).save(tmp_path / "data" / side / name / f"{k}.png")
+    data = f"data={{name: folder, root: {tmp_path / 'data'}, workers: 0}}"
+    group = Group(2, recipe, tmp_path / "run", data, "epochs=1", prepare=partial(with_memory_for, (True, False), tmp_path / "cache"))
+    assert group.codes() == [0, 0], group.said()
+    assert "; streamed" in group.said()
+
+
+def full_for_a_while(run: Path, rank: int) -> None:
+    """In a child: the first process finds no room on the disk from step 13 to step 21, and tries failed saves again after a minute."""
+    if rank == 0:
+        troubled(run, {13: fill, 21: clear}, retry=60.0)
+
+
+def test_a_failed_save_is_tried_again_by_the_clock_alone(recipe: Path, alone: Path, tmp_path: Path) -> None:
+    """By the steps it was due at 15, where it failed, and 20."""
+    group = Group(2, recipe, tmp_path / "run", "--quiet", prepare=partial(full_for_a_while, tmp_path / "run"))
+    assert group.codes() == [0, 0], group.said()
+    assert group.said().count("could not be written to") == 1
+    agree(alone, tmp_path / "run", {"train": 332, "val": 83})
 
 
 def test_the_figures_are_those_of_the_weights_that_are_saved(recipe: Path, tmp_path: Path) -> None:

@@ -480,7 +480,7 @@ def test_the_schedule_and_the_counts_know_the_length(tmp_path: Path) -> None:
     recipe = written(tmp_path, FIELDS).recipe
     assert len(curve("r", recipe, CPU).rates) == 63
     counts = counts_of(recipe)
-    assert counts.drawn == [50, 50] and counts.pictures == [150, 50]
+    assert counts.drawn == [50, 50] and counts.pictures == [150, 50] and counts.sampler == "rounds"
 
 
 def test_other_runs_have_no_rounds(tmp_path: Path) -> None:

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from small import CPU, equal, launched, made, trained, weights, written
+from small import CPU, SMALL, equal, launched, made, trained, weights, written
 
 from trainrun.draw import order
 from trainrun.engine.build import build, open_data, settle
 from trainrun.engine.sampling import Sampler, advice
 from trainrun.engine.signals import Signals
 from trainrun.engine.use import evaluate_run, predict
-from trainrun.errors import UserError
+from trainrun.errors import RecipeError, UserError
 from trainrun.recipe.batches import pieces, without_single
 from trainrun.recipe.registry import registry
 from trainrun.world import World
@@ -156,7 +156,7 @@ BATCH_NORM = {"name": "tiny_convnet", "width": 4, "depth": 2}
     [
         ({"micro_batch": 3}, 1, r"40 pictures an epoch, batch_size 10, in micro-batches of 3\); write micro_batch=2,"),
         ({"micro_batch": 1}, 1, r"write micro_batch=2,"),
-        ({"batch_size": 4}, 4, r"batch_size 4, shared by 4 processes\); write batch_size=8,"),
+        ({"batch_size": 4, "data": SMALL["data"] | {"resident": "yes"}}, 4, r"batch_size 4, shared by 4 processes\); write batch_size=8,"),
         ({"sampler": "label_shuffle", "data": DATA, "batch_size": 47}, 1, r"48 pictures an epoch, batch_size 47\); write batch_size=46,"),
     ],
 )
@@ -178,6 +178,18 @@ def test_a_batch_size_of_one_is_allowed_with_a_word_and_refused_where_torch_cann
         made(tmp_path, model=BATCH_NORM, batch_size=1, data={**DATA, "shape": [1, 2, 2]})
     (told,) = advice(run.model, written(tmp_path, {"batch_size": "full"}).recipe, run.plan, World(torch.device("cpu"), 0, 1))[:1]
     assert "write micro_batch=256" in told
+
+
+def test_what_does_not_suit_the_data_is_told_at_its_place_before_there_is_a_run(tmp_path: Path) -> None:
+    for sampler, path, words in (
+        ({"name": "subset", "count": 41}, "sampler.count", "41 is more than the "),
+        ({"name": "weighted", "weights": {"dog": 2.0}}, "sampler.weights", "the data has no class 'dog'"),
+    ):
+        with pytest.raises(RecipeError) as caught:
+            launched(tmp_path, "run", sampler=sampler, data={**DATA, "imbalance": 2.0})
+        (mistake,) = caught.value.mistakes
+        assert mistake.path == path and words in mistake.message and mistake.line
+        assert not (tmp_path / "run").exists()
 
 
 def test_a_sampler_that_changes_its_length_is_refused() -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from small import CPU, Noted, equal, launched, lines, made, trained, weights, written
 
 from trainrun.engine.build import build, open_data
+from trainrun.engine.checkpoint import Checkpoints
 from trainrun.engine.fit import fit
 from trainrun.engine.signals import Signals
 from trainrun.errors import RecipeError, UserError
@@ -137,6 +139,38 @@ def test_a_run_that_pauses_goes_on_as_if_it_had_not(tmp_path: Path, stop: int, p
         for file in ("model.safetensors", "state.safetensors"):
             at = Path("checkpoints") / name / file
             assert (tmp_path / "run" / at).read_bytes() == (tmp_path / "whole" / at).read_bytes()
+
+
+# No gain is larger than 10, so that the first evaluation is the best for good.
+FIRST_IS_BEST: dict[str, Any] = RISES_AND_FALLS | {"early_stopping": {"monitor": "val_loss", "patience": 50, "min_delta": 10.0}}
+
+
+def test_a_pause_at_the_best_evaluation_makes_no_later_one_the_best(tmp_path: Path) -> None:
+    launched(tmp_path, "run", **FIRST_IS_BEST, stop_at="2st")
+    launched(tmp_path, "run", resume=True, **FIRST_IS_BEST, stop_at="3st")
+    assert Checkpoints(tmp_path / "run").named("best").values["step"] == 2
+
+
+def spoilt(best: Path) -> None:
+    weights = best / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+
+
+def another(best: Path) -> None:
+    best.unlink()
+    best.symlink_to(os.readlink(best.with_name("last")))
+
+
+@pytest.mark.parametrize(("act", "why"), [(spoilt, "does not match its checksum"), (another, "is that of step 5")])
+def test_best_weights_that_are_lost_are_told_and_the_last_ones_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], act: Callable[[Path], None], why: str
+) -> None:
+    launched(tmp_path, "run", **FIRST_IS_BEST, stop_at="5st")
+    act(tmp_path / "run" / "checkpoints" / "best")
+    result = launched(tmp_path, "run", resume=True, **FIRST_IS_BEST)
+    assert (result["best"]["step"], result["checkpoint"]) == (2, "checkpoints/last")
+    (warning,) = (line for line in capsys.readouterr().err.splitlines() if why in line)
+    assert warning.startswith("warning: ") and warning.endswith("; the weights of the last step are used")
 
 
 def test_sigusr1_saves_once_and_goes_on(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from torch.nn.functional import cross_entropy
 
 import trainrun.parts  # noqa: F401  # registers the built-in parts
 from trainrun.engine import clock as clock_module
+from trainrun.engine import evaluate, fit, rounds
+from trainrun.engine.checkpoint import Checkpoints
 from trainrun.engine.clock import Clock
 from trainrun.engine.fit import train_step
 from trainrun.engine.launch import launch
@@ -168,6 +170,38 @@ def test_time_left_holds_pauses_to_come(time: Time, tmp_path: Path) -> None:
     assert told["seconds_left"] == pytest.approx(5 * (3 + 1)) and told["train_loss"] == 0.5
     run.state.step = 18
     assert now(teller)["seconds_left"] == 0
+
+
+def test_evaluating_mining_and_saving_are_no_training(time: Time, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step takes a second; to go through pictures without training, and to save, takes a hundred each time."""
+    called: list[str] = []
+
+    def lasting(where: Any, name: str, seconds: float) -> None:
+        plain = getattr(where, name)
+
+        def call(*args: Any, **more: Any) -> Any:
+            time.now += seconds
+            called.append(f"{where.__name__} {name}")
+            return plain(*args, **more)
+
+        monkeypatch.setattr(where, name, call)
+
+    lasting(fit, "train_step", 1.0)
+    lasting(rounds, "go_through", 100.0)
+    lasting(evaluate, "go_through", 100.0)
+    lasting(Checkpoints, "save", 100.0)
+    (tmp_path / "k.yaml").write_text(
+        "data: {name: synthetic, shape: [1, 4, 4], classes: 2, size: 75, validation: 0.2}\nmodel: {name: tiny_convnet, width: 2, depth: 1}\nbatch_size: 8\n"
+        "epochs: 4\nlog: {every: 2st}\nprecision: fp32\nschedule: {lr: 0.1}\nevaluate: {every: 3st}\ncheckpoint: {every: 2st}\n"
+        "mining: {name: rounds, negative_class: class 0, rounds: 1, every: 2ep, start_with: 0.5x, add: 4}\n"
+    )
+    result = launch(load(tmp_path / "k.yaml"), out=tmp_path / "run", quiet=True)
+    told = lines(tmp_path / "run")
+    steps = [line for line in told if line["kind"] == "step"]
+    assert [line["images_per_second"] for line in steps] == [8.0, 8.0, 6.5] * 4  # the last of an epoch has 5 pictures
+    assert (called.count("trainrun.engine.rounds go_through"), called.count("trainrun.engine.evaluate go_through")) == (1, 8)
+    assert result["images_per_second"] == 180 / 24
+    assert result["seconds"] == 24 + 100 * (len(called) - 24) and called.count("Checkpoints save") >= 13
 
 
 def test_the_rate_of_a_line_is_the_one_the_optimizer_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

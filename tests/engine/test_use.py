@@ -24,7 +24,7 @@ from trainrun.engine.feed import Batch
 from trainrun.engine.launch import launch
 from trainrun.engine.tasks import ByClass, Classification
 from trainrun.engine.use import evaluate_run, predict
-from trainrun.errors import UserError
+from trainrun.errors import NonFinite, UserError
 from trainrun.recipe.load import load
 
 SIDE = 16
@@ -166,6 +166,9 @@ def test_eval_needs_validation_pictures_and_a_run(home: Path, tmp_path: Path) ->
     assert "no validation pictures" in refused(lambda: evaluate_run(home / "run", [f"data.root={tmp_path / 'flat'}"]))
     assert "is no run directory" in refused(lambda: evaluate_run(tmp_path))
     assert "checkpoints/other does not exist" in refused(lambda: evaluate_run(home / "run", checkpoint="other"))
+    with pytest.raises(NonFinite):
+        launch(load(home / "k.yaml", ["schedule.lr=1e6", "optimizer.weight_decay=1e3", "checkpoint.every=off"]), out=tmp_path / "nan", quiet=True)
+    assert "checkpoints/last does not exist" in refused(lambda: evaluate_run(tmp_path / "nan"))
 
 
 def test_a_run_that_was_moved_is_used_where_it_is(home: Path, tmp_path: Path) -> None:
@@ -199,6 +202,35 @@ def test_predict_with_a_network_that_sees_grey(tmp_path: Path) -> None:
     expected = network(weights, square(tmp_path / "colour.png", "L", 8)[None])[0]
     (found,) = predict(tmp_path / "run", [tmp_path / "colour.png"], top=10)
     assert {int(c["class"]): c["probability"] for c in found["classes"]} == pytest.approx(dict(enumerate(expected.tolist())), abs=1e-5)
+
+
+def test_predict_takes_no_more_pictures_at_once_than_the_run_did(home: Path) -> None:
+    sizes: list[int] = []
+    watched = register_module_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    try:
+        predict(home / "run", [home / "data" / "val" / "fox" / "0.png"] * 13)
+    finally:
+        watched.remove()
+    assert set(sizes) == {5, 3}
+
+
+def test_predict_with_pictures_that_are_no_squares(tmp_path: Path) -> None:
+    rng = np.random.default_rng(8)
+    for side in ("train", "val"):
+        for name in "ab":
+            (tmp_path / "data" / side / name).mkdir(parents=True)
+            Image.fromarray(rng.integers(0, 256, (8, 12, 3), dtype=np.uint8)).save(tmp_path / "data" / side / name / "0.png")
+    recipe = RECIPE.replace("ROOT", str(tmp_path / "data")).replace("batch_size: 12\nmicro_batch: 5\nepochs: 6", "epochs: 1")
+    (tmp_path / "wide.yaml").write_text(recipe.replace("augment: [horizontal_flip, normalize]\n", ""))
+    launch(load(tmp_path / "wide.yaml"), out=tmp_path / "run", quiet=True)
+    file = tmp_path / "data" / "val" / "b" / "0.png"
+    expected = network(tmp_path / "run" / "checkpoints" / "best" / "model.safetensors", np.asarray(Image.open(file))[None] / 255)[0]
+    (found,) = predict(tmp_path / "run", [file])
+    assert {c["class"]: c["probability"] for c in found["classes"]} == pytest.approx(dict(zip("ab", expected.tolist(), strict=True)), abs=1e-5)
+    Image.open(file).resize((9, 9)).save(tmp_path / "other.png")
+    assert refused(lambda: predict(tmp_path / "run", [tmp_path / "other.png"])).endswith(
+        "other.png has 9 x 9 pixels (height x width), and the run was trained on 8 x 12"
+    )
 
 
 def test_predict_needs_the_run_directory_only(home: Path, tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,13 @@ from torch.nn.functional import cross_entropy
 import trainrun.parts  # noqa: F401 - registers the parts
 from trainrun.cli import main
 from trainrun.engine.build import open_data
+from trainrun.engine.checkpoint import Checkpoints
 from trainrun.engine.launch import launch
 from trainrun.errors import UserError
 from trainrun.recipe.load import load
 from trainrun.recipe.registry import registry
 from trainrun.report.pictures import Sheet
-from trainrun.trials.hard import hardest
+from trainrun.trials.hard import hardest, show
 
 RECIPE = """
 data: {name: digits, label_noise: 0.05}
@@ -133,6 +136,23 @@ def test_a_run_without_mining_is_judged_by_its_weights_and_names_are_text(
         hardest(tmp_path / "run", by="kept")
 
 
+def test_pictures_that_differ_in_size_are_drawn_whole(tmp_path: Path) -> None:
+    """One of 24 x 12 pixels (height x width) and one of 12 x 24, each of one grey: half as large, they leave the right or the lower half white."""
+    for name, size in (("a", (12, 24)), ("b", (24, 12))):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        Image.new("RGB", size, (60, 60, 60)).save(tmp_path / "pictures" / name / "1.png")
+    recipe = {"data": {"name": "folder", "root": str(tmp_path / "pictures"), "workers": 0}, "augment": [{"name": "random_resized_crop", "size": 12}]}
+    recipe |= {"model": {"name": "tiny_convnet", "width": 4, "depth": 1, "norm": "none"}, "epochs": 1, "schedule": {"lr": 0.1}, "batch_size": 2}
+    (tmp_path / "unequal.yaml").write_text(json.dumps(recipe))
+    launch(load(tmp_path / "unequal.yaml"), out=tmp_path / "run", quiet=True)
+    found = hardest(tmp_path / "run")
+    white = {0: np.s_[:, 6:], 1: np.s_[6:]}  # by the sample: a is high, b is wide
+    for sample, picture in zip(found.ids.tolist(), found.sheet.pictures, strict=True):
+        expected = np.full((12, 12, 3), 60, np.uint8)
+        expected[white[sample]] = 255
+        np.testing.assert_array_equal(picture, expected)
+
+
 def test_other_data_than_the_runs_is_refused_or_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match=r"has notes of 1,442 training pictures, and the data has 1,011; write --by loss"):
         hardest(run, ["data.imbalance=2"], by="kept")
@@ -143,6 +163,24 @@ def test_other_data_than_the_runs_is_refused_or_told(run: Path, capsys: pytest.C
         hardest(run, ["data={name: synthetic, shape: [1, 8, 8], classes: 4}"])
     with pytest.raises(UserError, match="--by is loss, last-loss or kept, found 'los'"):
         hardest(run, by="los")
+
+
+def test_notes_of_nothing_are_told(run: Path, tmp_path: Path) -> None:
+    """The run's directory as it was at step 0, as a signal during the first batch leaves it."""
+    shutil.copytree(run, tmp_path / "run", symlinks=True)
+    checkpoints = Checkpoints(tmp_path / "run")
+    last = checkpoints.named("last")
+    notes = {"mining.kept": torch.zeros_like(last.tensors["mining.kept"]), "mining.loss": torch.full_like(last.tensors["mining.loss"], torch.nan)}
+    checkpoints.save(replace(last, tensors=last.tensors | notes))
+    for by in ("kept", "last-loss"):
+        with pytest.raises(UserError, match="stopped before its first step, so mining has noted nothing; write --by loss"):
+            hardest(tmp_path / "run", by=by)
+
+
+def test_a_run_in_which_nothing_can_be_drawn_is_told(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "report").write_text("in the way")
+    with pytest.raises(UserError, match=r"report/hard.png cannot be written: .*irectory"):
+        show(replace(hardest(run, top=3), run=tmp_path), None, False)
 
 
 def test_a_sheet_shows_each_picture_at_its_place(tmp_path: Path) -> None:

@@ -137,7 +137,8 @@ class Found:
             self.pictures.append(({name: value.float().cpu() for name, value in found.items()}, {name: value.cpu() for name, value in true.items()}))
 
     def figures(self, world: World, samples: int) -> dict[str, float]:
-        found, true = zip(*[pair for of_process in world.each(self.pictures) for pair in of_process], strict=True)
+        self.pictures = [pair for of_process in world.each(self.pictures) for pair in of_process]
+        found, true = zip(*self.pictures, strict=True)
         measured = world.first(lambda: mean_average_precision(found, true, self.classes))
         self.by_class = list(zip(measured["per_class"], measured["per_class_50"], strict=True))
         return {f"val_{name}": measured[name] for name in ("map", "map_50", "map_75")}

@@ -41,7 +41,7 @@ def go_through(
     check: Callable[[], None],
 ) -> None:
     """Ask a network, in evaluation mode, about the pictures `ids` (int64 [n], on the CPU): each process about its share of them."""
-    batches = world.share(ids).split(batch_size)
+    batches = [piece for piece in world.share(ids).split(batch_size) if len(piece)]  # the share of a process may be empty
     arriving = feed(batches, 0, [len(b) for b in batches])
     was_training = model.training
     model.eval()
@@ -50,7 +50,7 @@ def go_through(
         for _ in range(math.ceil(math.ceil(len(ids) / world.size) / batch_size)):
             check()
             batch = next(arriving, None)
-            if batch is not None and len(batch):
+            if batch is not None:
                 images, targets = inputs(batch, training=False)
                 with world.autocast(precision):
                     judge.add(model, images, targets, batch)

@@ -186,8 +186,6 @@ class Streamed(Feed):
     One pass at a time: to begin a pass ends the one before.
     """
 
-    resident = False
-
     def __init__(self, split: Split, world: World, workers: int, timeout: float, cut: Cut | None = None) -> None:
         super().__init__(split, world, cut)
         self.workers, self.timeout = workers, timeout

@@ -37,13 +37,15 @@ class Keeper:
         self._schedule(0.0)
 
     def due(self, step: int) -> bool:
-        """Whether this process's clock or the number of steps asks for a save; after a failed one only the clock asks."""
+        """Whether the clock or the number of steps asks for a save; after a failed one only the clock asks. The process that saves is asked."""
+        if self.checkpoints is None or not self.run.world.main:
+            return False
         by_steps = self.run.plan.save_every is not None and step % self.run.plan.save_every == 0 and step != self.saved_step
         return (by_steps and self._failing_since is None) or time.monotonic() >= self._next
 
     def _schedule(self, took: float) -> None:
         wanted = self.run.plan.save_seconds
-        if wanted is None or not self.run.world.main:  # one clock is enough, and only the first process saves
+        if wanted is None:
             self._next = float("inf")
             return
         self._next = time.monotonic() + max(wanted, took / _SHARE)

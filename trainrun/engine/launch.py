@@ -106,8 +106,9 @@ def _check(loaded: Loaded, recipe: Recipe, data: Data) -> None:
             raise RecipeError([loaded.mistake(path, what) for path in idle])
     try:
         rule = make_rule(recipe.mining, data.classes, data.train.labels, registry)
+        sampler = make_sampler(recipe, data, registry)
         if isinstance(rule, Ohem):
-            has_its_time(rule, Plan.of(recipe, len(make_sampler(recipe, data, registry))))
+            has_its_time(rule, Plan.of(recipe, len(sampler)))
     except UserError as error:
         raise loaded.located(error) from None
 

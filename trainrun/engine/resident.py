@@ -52,12 +52,13 @@ def default_workers(world: World) -> int:
 
 
 def open_feed(split: Split, options: Any, world: World, budget: int, cut: Cut | None = None) -> Feed:
-    """The feed of a split: resident where asked for or where it fits `budget` bytes, streamed otherwise, and where it cuts."""
+    """The feed of a split: resident where asked for or where it fits `budget` bytes in every process, streamed otherwise, and where it cuts."""
     if cut and options.resident == "yes":
         raise UserError("data.resident is yes, but every epoch cuts other pieces out of the pictures; set data.resident=auto, or data.cut=device")
     size = len(split) * math.prod(split.shape) if (places := ends(split)) is None else int(places[-1])
     workers = default_workers(world) if options.workers is None else options.workers
-    if cut or options.resident == "no" or (options.resident == "auto" and size > budget):
+    # All processes do the same, though each finds other memory free: to hold decoded pictures, the others wait for the first.
+    if cut or options.resident == "no" or (options.resident == "auto" and world.any(size > budget)[0]):
         return Streamed(split, world, workers, options.timeout, cut)
     if size > free_memory(world.device):
         raise UserError(

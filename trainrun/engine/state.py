@@ -65,7 +65,7 @@ class State:
     """What a run knows besides its tensors: it is saved with them, and goes on from there.
 
     step: updates made. reported: the last step whose epoch line is written. best: the best evaluation so far, with its step and
-    epoch. waited: evaluations since then. is_best: whether the weights at `step` are the best. seconds: time spent training.
+    epoch. waited: evaluations since then. is_best: whether the weights at `step` are the best.
 
     What the schedule may look at: evaluations, all of them, and train_errors, the (step, error) of each window of steps whose training
     error was lower than all before it. As both only grow, the rate of a step can be computed at any time later.
@@ -76,7 +76,6 @@ class State:
     best: dict[str, Any] | None = None
     waited: int = 0
     is_best: bool = False
-    seconds: float = 0.0
     evaluations: list[dict[str, float]] = field(default_factory=list)
     train_errors: list[tuple[int, float]] = field(default_factory=list)
 

@@ -39,7 +39,7 @@ def open_run(run: Path, overrides: Sequence[str], allow_plugins: bool, checkpoin
         raise UserError(f"{run} is no run directory: it has no recipe.yaml. trainrun fit prints the directory it writes to")
     recipe = load(run / "recipe.yaml", overrides, allow_plugins=allow_plugins).recipe
     ended = result(run) or {}
-    name = checkpoint or Path(ended.get("checkpoint", "checkpoints/last")).name
+    name = checkpoint or Path(ended.get("checkpoint") or "checkpoints/last").name  # null where nothing was saved
     return recipe, Checkpoints(run).named(name)
 
 
@@ -179,7 +179,7 @@ def predict(
             raise UserError(f"--png draws boxes, and {recipe.model.name} gives each picture a class; leave it out")
         found = []
         with torch.no_grad(), world.autocast(recipe.precision):
-            size = recipe.micro_batch or 256 if recipe.batch_size == "full" else recipe.batch_size
+            size = recipe.micro_batch or (256 if recipe.batch_size == "full" else recipe.batch_size)
             for start in range(0, len(pictures), size):
                 batch = np.stack([_picture(p, (height, width, channels), cut) for p in pictures[start : start + size]])
                 images = torch.from_numpy(batch).to(world.device).permute(0, 3, 1, 2)
@@ -198,9 +198,9 @@ def _picture(file: Path, shape: tuple[int, int, int], cut: Cut | None) -> np.nda
         if cut:
             nobody = draws(0, 0, torch.zeros(1, dtype=torch.int64))
             return cut.of(lambda shrink: decode(str(file), channels, shrink=shrink), measure(str(file)), nobody, training=False)
-        picture = decode(str(file), channels, min(height, width))
+        picture = decode(str(file), channels, height if height == width else None)  # only data.size resizes, and it makes squares
     except (BadPicture, OSError) as error:
         raise UserError(f"{file} cannot be read as a picture: {error}") from None
     if picture.shape[:2] != (height, width):
-        raise UserError(f"{file} is {picture.shape[1]} x {picture.shape[0]} pixels after scaling, and the model was trained on {width} x {height}")
+        raise UserError(f"{file} has {picture.shape[0]} x {picture.shape[1]} pixels (height x width), and the run was trained on {height} x {width}")
     return picture

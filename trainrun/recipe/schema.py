@@ -153,4 +153,4 @@ class Recipe(Options):
 
 
 # Fields that change how a run is carried out or described, but none of its numbers: a resume may change them.
-HARMLESS = ("name", "description", "plugins", "stop_at", "checkpoint", "log", "data.resident", "data.cache", "data.workers", "data.timeout")
+HARMLESS = ("name", "description", "plugins", "stop_at", "checkpoint", "log", "data.resident", "data.cache", "data.workers", "data.timeout", "data.download")

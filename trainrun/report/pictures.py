@@ -162,6 +162,18 @@ class Sheet:
             Grid(self.captions[:count], [""], [[picture] for picture in self.pictures[:count]]).show()
 
 
+def fitted(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """All of a picture, uint8 [H, W, C], resized to lie at the top left of [height, width, C], with white beside it or below it."""
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    if picture.shape[:2] == (height, width):
+        return picture
+    image = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
+    image = ImageOps.pad(image, (width, height), color="white", centering=(0, 0))
+    return np.asarray(image).reshape(height, width, picture.shape[2])
+
+
 def _save(sheet: Any, file: Path) -> None:
     try:
         sheet.save(file, "PNG")

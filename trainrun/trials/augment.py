@@ -28,7 +28,7 @@ from trainrun.recipe.registry import Part, PartNode, Registry, registry
 from trainrun.recipe.schema import Recipe
 from trainrun.report.boxes import boxed
 from trainrun.report.console import clean
-from trainrun.report.pictures import Grid
+from trainrun.report.pictures import Grid, fitted
 from trainrun.world import World, enter
 
 if TYPE_CHECKING:
@@ -127,7 +127,8 @@ def look(recipe: Recipe, world: World, parts: Registry = registry, *, ids: Seque
         # What the feed has cut already is shown alone as it comes; the parts behind it are shown on what evaluation cuts out.
         middle = taken.as_in_evaluation(run) if cut else taken
         scaling = [p for p in range(1 if cut else 0, len(recipe.augment)) if _only_scales(run, p, taken, parts)]
-        columns = {"original": _whole(taken, data, cut.size) if cut else taken.originals(data.classes)}
+        whole = [fitted(data.train.read([sample])[0], *cut.size) for sample, _, _ in taken.rows] if cut else taken.originals(data.classes)
+        columns = {"original": whole}
         for place, node in enumerate(recipe.augment):
             if place not in scaling:
                 # What scales stays before the parts behind it, which are made for what it gives.
@@ -166,6 +167,7 @@ def _small(recipe: Recipe, data: Data, parts: Registry) -> Recipe:
             "model": part("model", "tiny_convnet", width=1, depth=1, norm="none"),
             "initializer": part("initializer", "default"),
             "optimizer": part("optimizer", "sgd"),
+            "schedule": recipe.schedule.model_copy(update={"warmup": part("warmup", "none"), "decay": part("decay", "constant")}),
             "mining": None,
             "early_stopping": None,
             "ema": None,
@@ -268,20 +270,6 @@ def _taken(run: Run, parts: Registry, ids: Sequence[int], epochs: int) -> _Taken
         return _Taken(batches, count)
     some = first.split(_SAMPLES)[0]
     return _Taken([some, *fetched(some.ids.cpu(), within[1:])], len(some) * len(within))
-
-
-def _whole(taken: _Taken, data: Data, size: tuple[int, int]) -> list[np.ndarray]:
-    """The pictures as they are read, before anything is cut out, made to fit into `size` on white."""
-    import numpy as np
-    from PIL import Image, ImageOps
-
-    found = []
-    for sample, _, _ in taken.rows:
-        picture = data.train.read([sample])[0]
-        image = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
-        image = ImageOps.pad(image, size[::-1], color="white", centering=(0, 0))
-        found.append(np.asarray(image).reshape(*size, picture.shape[2]))
-    return found
 
 
 def _only_scales(run: Run, place: int, taken: _Taken, parts: Registry) -> bool:

@@ -113,4 +113,4 @@ def counts_of(recipe: Recipe, parts: Registry = registry) -> Counts | BoxCounts:
     least = torch.full((kinds,), len(ids) + 1).scatter_reduce_(0, labels, times, "amin")
     most = torch.zeros(kinds, dtype=torch.int64).scatter_reduce_(0, labels, times, "amax")
     bounds = [[bound if n else None for bound, n in zip(found.tolist(), pictures.tolist(), strict=True)] for found in (least, most)]
-    return Counts(recipe.sampler.name, data.classes, pictures.tolist(), labels[ids].bincount(minlength=kinds).tolist(), *bounds)
+    return Counts(sampler.name, data.classes, pictures.tolist(), labels[ids].bincount(minlength=kinds).tolist(), *bounds)

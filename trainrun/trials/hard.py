@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import sys
@@ -17,7 +18,7 @@ from trainrun.engine.signals import Interrupted, Signals
 from trainrun.errors import Stopped, UserError
 from trainrun.report.command import command
 from trainrun.report.console import clean
-from trainrun.report.pictures import Sheet
+from trainrun.report.pictures import Sheet, fitted
 from trainrun.world import enter
 
 if TYPE_CHECKING:
@@ -97,12 +98,13 @@ class Hard:
 
     @property
     def sheet(self) -> Sheet:
-        """The pictures with their labels."""
-        pictures = self.trained.data.train.read(self.ids.tolist())
+        """The pictures with their labels: whole ones, where the run cut pieces out of pictures that differ in size."""
+        split, (_, height, width) = self.trained.data.train, self.trained.snapshot.values["input"]["shape"]
+        pictures = [fitted(split.read([sample])[0], height, width) for sample in self.ids.tolist()]
         rows = self.document()["hardest"]
         noted = "loss" if self.round is None else "score"
         captions = [f"{n}. label {row['label']}\nseen {row['predicted']}\n{noted} {_told(row[noted], '.2f')}" for n, row in enumerate(rows, 1)]
-        return Sheet(captions, list(pictures))
+        return Sheet(captions, pictures)
 
 
 def _finite(value: Any) -> float | None:
@@ -200,6 +202,8 @@ def _noted(trained: Trained, by: str, run: Path) -> np.ndarray:
     if not trained.same_data:
         print("warning: the files of the training pictures have changed since the run, which its notes cannot know", file=sys.stderr)
     seen = np.flatnonzero(~np.isnan(last))
+    if not len(seen):
+        raise UserError(f"{run} was stopped before its first step, so mining has noted nothing; write --by loss").then(again)
     by_loss = seen[np.argsort(-last[seen], kind="stable")]
     return by_loss if by == "last-loss" else by_loss[np.argsort(-kept[by_loss], kind="stable")]
 
@@ -220,7 +224,8 @@ def show(found: Hard, png: Path | None, pictures: bool) -> dict[str, Any]:
     file = png or found.run / "report" / "hard.png"
     sheet = found.sheet
     if png is None:
-        file.parent.mkdir(exist_ok=True)
+        with contextlib.suppress(OSError):  # where it cannot be made, the sheet cannot be written, which is told
+            file.parent.mkdir(exist_ok=True)
     sheet.png(file)
     if pictures:
         sheet.show()
