@@ -16,7 +16,7 @@ from trainrun.recipe.checks import CHECKS
 from trainrun.recipe.dump import dump
 from trainrun.recipe.explain import mistakes_of, unknown_field
 from trainrun.recipe.find import contents, find, shipped, shipped_file, shipped_names, shown
-from trainrun.recipe.layers import PARTS, Layer, Source, merge, of_document
+from trainrun.recipe.layers import Layer, Source, merge, of_document, part_kind
 from trainrun.recipe.nodes import resolve_parts
 from trainrun.recipe.overrides import apply_overrides
 from trainrun.recipe.plugins import load_plugins
@@ -140,9 +140,8 @@ def _partial(layer: Layer) -> Layer:
 def _sources(layer: Layer) -> dict[Keys, Source]:
     """The sources of all values; a part written as a bare name has its name's source under `name` too."""
     sources = dict(layer.values)
-    bare: list[Keys] = [*PARTS, *(("augment", n) for n in range(len(layer.data.get("augment") or [])))]
-    for at in bare:
-        if at in sources and (*at, "name") not in sources:
+    for at in [at for at in sources if part_kind(at)]:
+        if (*at, "name") not in sources:
             sources[(*at, "name")] = sources[at]
     return sources
 
