@@ -88,4 +88,4 @@ def test_options_lead_to_options_that_are_there(kind: str) -> None:
 
 
 def test_fields_lead_to_fields_that_are_there() -> None:
-    assert {our for found in elsewhere.FIELD_NAMES.values() for our in found} <= set(known_paths(Layer({}), registry))
+    assert {our for found in elsewhere.FIELD_NAMES.values() for our in found} <= set(known_paths(Layer({"schedule": {"decay": "cosine"}}), registry))

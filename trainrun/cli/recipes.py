@@ -93,7 +93,8 @@ def show(
     if png and not (augment or init):
         raise UserError("--png says where --augment or --init draws; give one of the two").then(command("show", recipe, *words, "--augment", "--png", png))
     if asked:
-        _look(asked[0], loaded.recipe, png, as_json)
+        with loaded.locating():
+            _look(asked[0], loaded.recipe, png, as_json)
         return say_next("fit", recipe, *words, *allowed(allow_plugins))
     from trainrun.engine.build import settle
     from trainrun.recipe.dump import dump, plain

@@ -61,11 +61,8 @@ def launch(
             before = world.first(lambda: directory.unfinished(loaded.recipe.name, out, resume))
             if before:
                 world.first(lambda: stack.enter_context(directory.claim(before)))
-            try:
-                with signals.at_once():
-                    data = open_data(loaded.recipe.data)
-            except UserError as error:
-                raise loaded.located(error) from None
+            with loaded.locating(), signals.at_once():
+                data = open_data(loaded.recipe.data)
             recipe, _ = settle(loaded.recipe, world, data.train)
             _check(loaded, recipe, data)
             if before:
@@ -73,7 +70,7 @@ def launch(
                 if directory.finished(before):
                     return finished(before, console) if world.main else {}
             where = before or world.first(lambda: stack.enter_context(directory.fresh(recipe.name, out)))
-            return _in_directory(recipe, where, before is not None, world, data, signals, console, exact, call)
+            return _in_directory(loaded, recipe, where, before is not None, world, data, signals, console, exact, call)
         except Interrupted:
             raise stopped(signals.stop, None).then(call.again()) from None
         except MemoryError as error:
@@ -104,15 +101,14 @@ def _check(loaded: Loaded, recipe: Recipe, data: Data) -> None:
         if idle:
             what = f"data {recipe.data.name} has no validation pictures, so this has no effect; expected it to be left out"
             raise RecipeError([loaded.mistake(path, what) for path in idle])
-    try:
+    with loaded.locating():
         rule = make_rule(recipe.mining, data.classes, data.train.labels, registry)
         if isinstance(rule, Ohem):
             has_its_time(rule, Plan.of(recipe, len(make_sampler(recipe, data, registry))))
-    except UserError as error:
-        raise loaded.located(error) from None
 
 
 def _in_directory(
+    loaded: Loaded,
     recipe: Recipe,
     where: Path,
     going_on: bool,
@@ -137,7 +133,8 @@ def _in_directory(
     with contextlib.ExitStack() as stack:
         run = None
         try:
-            run = stack.enter_context(closing(build(recipe, world, data, signals, resumes=snapshot is not None)))
+            with loaded.locating():
+                run = stack.enter_context(closing(build(recipe, world, data, signals, resumes=snapshot is not None)))
             run.keeper = Keeper(run, checkpoints, {"fingerprint": facts, "input": describe_input(run)})
             if snapshot:
                 run.keeper.restore(snapshot)

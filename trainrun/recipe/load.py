@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,14 @@ class Loaded:
         if isinstance(error, RecipeError) or not all(path.split(".")[0] in Recipe.model_fields and what for path, _, what in told):
             return error
         return RecipeError([self.mistake(path, what) for path, _, what in told]).then(error.next)
+
+    @contextlib.contextmanager
+    def locating(self) -> Iterator[None]:
+        """Give what is raised within the places of the fields that it speaks of."""
+        try:
+            yield
+        except UserError as error:
+            raise self.located(error) from None
 
 
 def load(recipe: str | Path, overrides: Sequence[str] = (), *, allow_plugins: bool = False, registry: Registry = registry) -> Loaded:
