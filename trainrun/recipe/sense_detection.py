@@ -79,4 +79,16 @@ def augmentations_carry_boxes(sense: Sense) -> Iterator[Fault]:
             yield f"augment.{n}", f"{node.name} moves pixels without their boxes; expected parts such as horizontal_flip, affine or color_jitter", None
 
 
-DETECTION_CHECKS: tuple[Check, ...] = (parts_share_a_task, monitors_are_measured, labels_are_not_boxes, augmentations_carry_boxes)
+def sides_have_room(sense: Sense) -> Iterator[Fault]:
+    least, most = (sense.recipe.model.options.get(option) for option in ("min_size", "max_size"))
+    if isinstance(least, int) and isinstance(most, int) and least > most:
+        yield "model.min_size", f"{least}, the shorter side, is larger than max_size, {most}, the longer one", None
+
+
+DETECTION_CHECKS: tuple[Check, ...] = (
+    parts_share_a_task,
+    monitors_are_measured,
+    labels_are_not_boxes,
+    augmentations_carry_boxes,
+    sides_have_room,
+)
