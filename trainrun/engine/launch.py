@@ -103,8 +103,10 @@ def _check(loaded: Loaded, recipe: Recipe, data: Data) -> None:
             raise RecipeError([loaded.mistake(path, what) for path in idle])
     with loaded.locating():
         rule = make_rule(recipe.mining, data.classes, data.train.labels, registry)
+        plan = Plan.of(recipe, len(make_sampler(recipe, data, registry)))
         if isinstance(rule, Ohem):
-            has_its_time(rule, Plan.of(recipe, len(make_sampler(recipe, data, registry))))
+            has_its_time(rule, plan)
+    loaded.check_lengths(plan.steps_per_epoch)
 
 
 def _in_directory(

@@ -41,6 +41,12 @@ class Loaded:
         source = next((s for s in places if s and s.kind != "automatic"), Source("file", shown(self.file), 1, 1))
         return source.mistake(path, message, suggestion)
 
+    def check_lengths(self, steps_per_epoch: int, registry: Registry = registry) -> None:
+        """Refuse what contradicts itself once it is known how many steps an epoch has; raises RecipeError with every mistake."""
+        faults = sense.contradictions(self.recipe, self.sources, registry, CHECKS, measured=steps_per_epoch)
+        if faults:
+            raise RecipeError([self.mistake(*fault) for fault in faults])
+
     def located(self, error: UserError) -> UserError:
         """An error that begins each line with a field, as a part that reads data does, with the places of these fields; any other as it is."""
         told = [line.partition(": ") for line in str(error).splitlines()]

@@ -8,7 +8,7 @@ from typing import Any
 
 from trainrun.recipe.durations import Duration
 from trainrun.recipe.schema import Per256
-from trainrun.recipe.sense import Check, Fault, Sense, longer
+from trainrun.recipe.sense import Check, Fault, Sense
 from trainrun.recipe.sense_general import no_validation
 
 # Decays that come to an end, by the option that says when: beyond the training, that end is never seen.
@@ -28,7 +28,7 @@ def _warmup(sense: Sense, *names: str) -> dict[str, Any] | None:
 
 def _never(sense: Sense, length: Duration | None, or_equal: bool = True) -> bool:
     """Whether the training is known to end before this length does; a length that is not given is all of the training."""
-    return or_equal if length is None else not sense.short_trial() and longer(length, sense.recipe.epochs, or_equal)
+    return or_equal if length is None else not sense.short_trial() and sense.longer(length, sense.recipe.epochs, or_equal)
 
 
 def per_256_has_a_batch(sense: Sense) -> Iterator[Fault]:
@@ -101,7 +101,7 @@ def decay_changes_the_rate(sense: Sense) -> Iterator[Fault]:
 
 def peaks_find_room(sense: Sense) -> Iterator[Fault]:
     whole = sense.recipe.epochs
-    if (options := _decay(sense, "one_cycle")) and longer(options["rise"], options["steps"] or whole):
+    if (options := _decay(sense, "one_cycle")) and sense.longer(options["rise"], options["steps"] or whole):
         yield "schedule.decay.rise", f"{options['rise']} leaves no room for a fall in {options['steps'] or whole}", None
     if options := _decay(sense, "trapezoid"):
         rise, fall = options["rise"] or sense.recipe.schedule.warmup.options.get("for"), options["fall"]
@@ -109,7 +109,7 @@ def peaks_find_room(sense: Sense) -> Iterator[Fault]:
             room = 100 if fall.unit == "%" else whole.value
             if rise.value + fall.value > room:
                 yield "schedule.decay.fall", f"{fall} after a rise of {rise} is more than the training, epochs: {whole}", None
-        if not sense.short_trial() and longer(fall, whole, or_equal=False):
+        if not sense.short_trial() and sense.longer(fall, whole, or_equal=False):
             yield "schedule.decay.fall", f"{fall} is longer than the training, epochs: {whole}", None
 
 
@@ -167,7 +167,7 @@ def multistep_values_match(sense: Sense) -> Iterator[Fault]:
 def milestones_rise(sense: Sense) -> Iterator[Fault]:
     milestones = sense.recipe.schedule.decay.options.get("at")
     for n, (before, after) in enumerate(_pairs(milestones)):
-        if longer(before, after):
+        if sense.longer(before, after):
             yield f"schedule.decay.at.{n + 1}", f"{after} does not come after {before}; milestones must rise", None
 
 
@@ -175,7 +175,7 @@ def milestones_are_reached(sense: Sense) -> Iterator[Fault]:
     milestones = sense.recipe.schedule.decay.options.get("at")
     if not sense.short_trial():
         for n, milestone in enumerate(milestones if isinstance(milestones, list) else []):
-            if longer(milestone, sense.recipe.epochs) or str(milestone) == "100%":
+            if sense.longer(milestone, sense.recipe.epochs) or str(milestone) == "100%":
                 yield f"schedule.decay.at.{n}", f"{milestone} is never reached, epochs: {sense.recipe.epochs}, so it has no effect", None
 
 
@@ -185,8 +185,14 @@ def _pairs(milestones: Any) -> Iterator[tuple[Duration, Duration]]:
 
 def warmup_ends(sense: Sense) -> Iterator[Fault]:
     length = sense.recipe.schedule.warmup.options.get("for")
-    if isinstance(length, Duration) and not sense.short_trial() and longer(length, sense.recipe.epochs, or_equal=False):
+    if isinstance(length, Duration) and not sense.short_trial() and sense.longer(length, sense.recipe.epochs, or_equal=False):
         yield "schedule.warmup.for", f"{length} is longer than the training, epochs: {sense.recipe.epochs}", None
+
+
+def spans_have_steps(sense: Sense) -> Iterator[Fault]:
+    for option, value in sense.recipe.schedule.decay.options.items():
+        if isinstance(value, Duration) and not sense.short_trial() and sense.steps(value) == 0:
+            yield f"schedule.decay.{option}", f"{value} is less than a step: an epoch has {sense.steps_per_epoch}", None
 
 
 SCHEDULE_CHECKS: tuple[Check, ...] = (
@@ -207,4 +213,5 @@ SCHEDULE_CHECKS: tuple[Check, ...] = (
     shapes_are_used,
     inverse_sqrt_has_a_scale,
     plateau_can_come,
+    spans_have_steps,
 )

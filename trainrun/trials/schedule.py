@@ -100,6 +100,7 @@ def look(recipes: Sequence[tuple[str, Loaded]], parts: Registry = registry) -> C
         for title, loaded in recipes:
             with loaded.locating():
                 curves.append(curve(title, loaded.recipe, world, parts))
+            loaded.check_lengths(curves[-1].steps_per_epoch, parts)
     return Curves(curves)
 
 
