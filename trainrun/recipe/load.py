@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from trainrun.errors import Mistake, RecipeError, UserError
 from trainrun.recipe import sense, words
@@ -80,7 +80,7 @@ def load(recipe: str | Path, overrides: Sequence[str] = (), *, allow_plugins: bo
     except ValidationError as error:
         mistakes += mistakes_of(error, Recipe, data, (), layer, lambda at: unknown_field(layer, registry, at))
     sources = _sources(layer)
-    wrong = frozenset(m.path.split(".")[0] for m in mistakes)
+    wrong = frozenset(m.path.split(".")[0] for m in mistakes) | frozenset(name for name, value in data.items() if _stands_in(value))
     known = resolved or _sound(data, wrong)
     if known is not None:
         faults = sense.contradictions(known, sources, registry, CHECKS, wrong)
@@ -89,6 +89,21 @@ def load(recipe: str | Path, overrides: Sequence[str] = (), *, allow_plugins: bo
         if not mistakes:
             return loaded
     raise RecipeError(list(dict.fromkeys(mistakes)))
+
+
+def _stands_in(value: Any) -> bool:
+    """Whether there is a stand-in within: of a part with a mistake, or of one that a plugin which is not loaded may have."""
+    match value:
+        case PartNode():
+            return not value.name or any(map(_stands_in, value.options.values()))
+        case BaseModel():
+            return any(map(_stands_in, vars(value).values()))
+        case dict():
+            return any(map(_stands_in, value.values()))
+        case list():
+            return any(map(_stands_in, value))
+        case _:
+            return False
 
 
 def _sound(data: Mapping[str, Any], wrong: frozenset[str]) -> Recipe | None:
