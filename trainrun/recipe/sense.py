@@ -98,8 +98,11 @@ class Sense:
 
     def steps(self, length: Duration) -> int | None:
         """A length in steps, if it is known how many that are."""
-        per_epoch = self.steps_per_epoch
-        return None if per_epoch is None else length.steps(per_epoch, max(self.recipe.epochs.steps(per_epoch), 1))
+        per_epoch, whole = self.steps_per_epoch, self.recipe.epochs
+        if per_epoch is None:
+            return None
+        total = max(whole.steps(per_epoch), 1)
+        return total if length == whole else length.steps(per_epoch, total)
 
     def longer(self, a: Duration | None, b: Duration, or_equal: bool = True) -> bool:
         """Whether `a` is known to be the longer of two lengths: they are counted alike, or it is known how many steps each has."""

@@ -95,7 +95,8 @@ def normalize_once(sense: Sense) -> Iterator[Fault]:
 
 def statistics_are_of_unit_range(sense: Sense) -> Iterator[Fault]:
     for n, node in enumerate(sense.recipe.augment):
-        for option in ("mean", "std") if node.name == "normalize" else ():
+        levels = node.name == "normalize" and max(node.mean or [0]) > 1  # a large std alone may be meant to make small numbers
+        for option in ("mean", "std") if levels else ():
             for m, value in enumerate(node.options[option] or ()):
                 if value > 1:
                     what = f"{value:g} is of levels 0..255, and pictures are divided by 255 first; expected a number from 0 to 1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,7 +53,9 @@ def something_is_kept(sense: Sense) -> Iterator[Fault]:
 
 
 def _rounded_up(share: float) -> str:
-    return f"{share * 1.005:.2g}"
+    """A share with two digits, and no less than it was."""
+    digits = 1 - math.floor(math.log10(share))
+    return f"{math.ceil(share * 10**digits) / 10**digits:.{digits}f}".rstrip("0")
 
 
 def one_pass_sees_the_batch(sense: Sense) -> Iterator[Fault]:

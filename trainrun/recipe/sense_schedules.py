@@ -31,6 +31,13 @@ def _never(sense: Sense, length: Duration | None, or_equal: bool = True) -> bool
     return or_equal if length is None else not sense.short_trial() and sense.longer(length, sense.recipe.epochs, or_equal)
 
 
+def _not_below_the_base(sense: Sense, rate: float) -> bool:
+    """Whether a rate is no lower than the base one, as far as that is known. An override of the base one is a trial of another, and leaves the rest as it was written."""
+    source = sense.sources.get(("schedule", "lr"))
+    known = not isinstance(sense.recipe.schedule.lr, Per256) or sense.recipe.batch_size != "full"
+    return known and rate >= sense.recipe.base_lr and (source is None or source.kind != "override")
+
+
 def per_256_has_a_batch(sense: Sense) -> Iterator[Fault]:
     if isinstance(sense.recipe.schedule.lr, Per256) and sense.recipe.batch_size == "full":
         yield "schedule.lr", "per_256 needs a batch_size in pictures, found full; write the learning rate itself", None
@@ -51,9 +58,8 @@ def constant_warmup_ends(sense: Sense) -> Iterator[Fault]:
 
 def warmup_is_lower(sense: Sense) -> Iterator[Fault]:
     for part, option in (("constant", "lr"), ("gradual", "start"), ("exponential", "start")):
-        options, source = _warmup(sense, part), sense.sources.get(("schedule", "lr"))
-        # An override of the base rate is a trial of another one, and leaves the warm-up as it was written.
-        if options and options[option] >= sense.recipe.base_lr and (source is None or source.kind != "override"):
+        options = _warmup(sense, part)
+        if options and _not_below_the_base(sense, options[option]):
             yield f"schedule.warmup.{option}", f"{options[option]:g} is no lower than schedule.lr, {sense.recipe.base_lr:g}", None
 
 
@@ -87,8 +93,8 @@ def drops_come(sense: Sense) -> Iterator[Fault]:
 
 def decay_falls(sense: Sense) -> Iterator[Fault]:
     for part, option in (("polynomial", "end"), ("plateau", "min_lr")):
-        options, source = _decay(sense, part), sense.sources.get(("schedule", "lr"))
-        if options and options[option] >= sense.recipe.base_lr and (source is None or source.kind != "override"):
+        options = _decay(sense, part)
+        if options and _not_below_the_base(sense, options[option]):
             yield f"schedule.decay.{option}", f"{options[option]:g} is no lower than schedule.lr, {sense.recipe.base_lr:g}", None
 
 
