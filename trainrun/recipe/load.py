@@ -7,14 +7,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
 from trainrun.errors import Mistake, RecipeError, UserError
 from trainrun.recipe import sense, words
 from trainrun.recipe.checks import CHECKS
-from trainrun.recipe.dump import dump
 from trainrun.recipe.explain import mistakes_of, unknown_field
 from trainrun.recipe.find import contents, find, shipped, shipped_file, shipped_names, shown
 from trainrun.recipe.layers import Layer, Source, merge, of_document, part_kind
@@ -23,7 +22,7 @@ from trainrun.recipe.overrides import apply_overrides
 from trainrun.recipe.plugins import load_plugins
 from trainrun.recipe.registry import PartNode, Registry, nearest, registry
 from trainrun.recipe.schema import Recipe
-from trainrun.recipe.yaml import Keys, dotted, read
+from trainrun.recipe.yaml import Keys, read
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ def _sound(data: Mapping[str, Any], wrong: frozenset[str]) -> Recipe | None:
         return None
 
 
-def _read(path: Path, kind: Any) -> Layer:
+def _read(path: Path, kind: Literal["file", "extended"]) -> Layer:
     name = shown(path)
     return of_document(read(contents(path, name), name), name, kind)
 
@@ -176,4 +175,4 @@ def _sources(layer: Layer) -> dict[Keys, Source]:
     return sources
 
 
-__all__ = ["Loaded", "Source", "dotted", "dump", "find", "load", "shipped"]
+__all__ = ["Loaded", "Source", "find", "load", "shipped"]

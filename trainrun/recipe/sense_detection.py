@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from trainrun.recipe.sense import Check, Fault, Sense
 
-_MONITORS = {"classification": ("val_accuracy", "val_loss"), "detection": ("val_map", "val_map_50")}
+# What an evaluation measures, first what stands for nothing written.
+MONITORS = {"classification": ("val_accuracy", "val_loss"), "detection": ("val_map", "val_map_50")}
 
 
 def task(sense: Sense) -> str:
@@ -36,7 +37,7 @@ def parts_share_a_task(sense: Sense) -> Iterator[Fault]:
 
 
 def monitors_are_measured(sense: Sense) -> Iterator[Fault]:
-    measured, recipe = _MONITORS[task(sense)], sense.recipe
+    measured, recipe = MONITORS[task(sense)], sense.recipe
     stopping, decay = recipe.early_stopping, recipe.schedule.decay
     if stopping and stopping.monitor is not None and stopping.monitor not in measured:
         yield "early_stopping.monitor", f"{stopping.monitor} is not measured in {task(sense)}; expected {' or '.join(measured)}", None

@@ -9,6 +9,7 @@ from typing import Any
 from trainrun.recipe.durations import Duration
 from trainrun.recipe.schema import Per256
 from trainrun.recipe.sense import Check, Fault, Sense
+from trainrun.recipe.sense_detection import MONITORS, task
 from trainrun.recipe.sense_general import no_validation
 
 # Decays that come to an end, by the option that says when: beyond the training, that end is never seen.
@@ -105,16 +106,22 @@ def decay_changes_the_rate(sense: Sense) -> Iterator[Fault]:
             yield f"schedule.decay.{option}", "with 1 the learning rate never changes; write decay: constant", None
 
 
+def _more_than(sense: Sense, rise: Duration, fall: Duration, whole: Duration) -> bool:
+    """Whether two lengths are known to be more than the whole together."""
+    if rise.unit == fall.unit and fall.unit in ("%", whole.unit):
+        return rise.value + fall.value > (100 if fall.unit == "%" else whole.value)
+    up, down, room = map(sense.steps, (rise, fall, whole))
+    return up is not None and down is not None and room is not None and up + down > room
+
+
 def peaks_find_room(sense: Sense) -> Iterator[Fault]:
     whole = sense.recipe.epochs
     if (options := _decay(sense, "one_cycle")) and sense.longer(options["rise"], options["steps"] or whole):
         yield "schedule.decay.rise", f"{options['rise']} leaves no room for a fall in {options['steps'] or whole}", None
     if options := _decay(sense, "trapezoid"):
         rise, fall = options["rise"] or sense.recipe.schedule.warmup.options.get("for"), options["fall"]
-        if isinstance(rise, Duration) and rise.unit == fall.unit and fall.unit in ("%", whole.unit):
-            room = 100 if fall.unit == "%" else whole.value
-            if rise.value + fall.value > room:
-                yield "schedule.decay.fall", f"{fall} after a rise of {rise} is more than the training, epochs: {whole}", None
+        if isinstance(rise, Duration) and _more_than(sense, rise, fall, whole):
+            yield "schedule.decay.fall", f"{fall} after a rise of {rise} is more than the training, epochs: {whole}", None
         if not sense.short_trial() and sense.longer(fall, whole, or_equal=False):
             yield "schedule.decay.fall", f"{fall} is longer than the training, epochs: {whole}", None
 
@@ -150,7 +157,7 @@ def plateau_can_come(sense: Sense) -> Iterator[Fault]:
         yield "schedule.decay", f"plateau needs validation samples, but {reason}", None
         return
     stopping, patience, every = recipe.early_stopping, options["patience"], recipe.evaluate.every
-    if stopping and (stopping.monitor or "val_accuracy") == options["monitor"] and stopping.patience <= patience and stopping.min_delta >= options["min_delta"]:
+    if stopping and (stopping.monitor or MONITORS[task(sense)][0]) == options["monitor"] and stopping.patience <= patience and stopping.min_delta >= options["min_delta"]:
         message = f"early_stopping.patience, {stopping.patience}, ends the training no later than the first reduction would come"
         yield "schedule.decay.patience", f"{patience} has no effect: {message}", None
     elif not sense.short_trial() and every.unit == recipe.epochs.unit and patience + 1 >= recipe.epochs.value / every.value:
