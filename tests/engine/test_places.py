@@ -34,6 +34,8 @@ GROUPS = "optimizer:\n  name: sgd\n  groups:\n    - {match: fc.*, lr_scale: 0.1}
         ("initializer: {name: default, zero_init_residual: true}\n", 5, "initializer.zero_init_residual"),
         ("sampler: {name: weighted, weights: {cat: 2}}\n", 5, "sampler.weights"),
         ("precision: fp16\n", 5, "precision"),
+        ("batch_size: 8\nmicro_batch: 1\n", 6, "micro_batch"),
+        ("optimizer: {name: muon, exclude: ['*']}\n", 5, "optimizer"),
         ("augment: [vertical_flip, {name: normalize, mean: [0.1, 0.2, 0.3]}]\n", 5, "augment.1"),
         ("model: alexnet\n", 5, "model"),
         ("model: {name: resnet18, weights: imagenet}\n", 5, "model.weights"),
