@@ -19,7 +19,6 @@ from trainrun.engine.cut import make_cut
 from trainrun.engine.ending import Call, end, explain, finished, record, stopped
 from trainrun.engine.fit import fit
 from trainrun.engine.keeper import Keeper
-from trainrun.engine.miners import has_its_time
 from trainrun.engine.run import Run
 from trainrun.engine.sampling import advice, make_sampler
 from trainrun.engine.signals import Interrupted, Signals
@@ -27,8 +26,6 @@ from trainrun.engine.state import Plan
 from trainrun.engine.teller import Teller
 from trainrun.errors import OutOfMemory, RecipeError, Stopped, UserError
 from trainrun.parts.datasets.splits import Data
-from trainrun.parts.mining import make_rule
-from trainrun.parts.mining.ohem import Ohem
 from trainrun.parts.optimizers import summary
 from trainrun.recipe.dump import dump
 from trainrun.recipe.load import Loaded, load
@@ -102,10 +99,7 @@ def _check(loaded: Loaded, recipe: Recipe, data: Data) -> None:
             what = f"data {recipe.data.name} has no validation pictures, so this has no effect; expected it to be left out"
             raise RecipeError([loaded.mistake(path, what) for path in idle])
     with loaded.locating():
-        rule = make_rule(recipe.mining, data.classes, data.train.labels, registry)
         plan = Plan.of(recipe, len(make_sampler(recipe, data, registry)))
-        if isinstance(rule, Ohem):
-            has_its_time(rule, plan)
     loaded.check_lengths(plan.steps_per_epoch)
 
 
