@@ -255,6 +255,13 @@ def test_commands_without_a_run(home: Path, tmp_path: Path) -> None:
     assert "use --force" in trainrun(tmp_path, "init", "digits", code=2).err
 
 
+def test_no_name_steers_the_terminal(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "a\x1b[31mred.yaml").write_text(RECIPE)
+    for words in (["check"], ["show"], ["schedule"]):
+        done = trainrun(tmp_path, words[0], "a\x1b[31mred.yaml")
+        assert "\x1b" not in done.out + done.err and "\\x1b[31mred" in done.err
+
+
 def test_a_reader_that_goes_away_is_no_bug(home: Path) -> None:
     child = subprocess.Popen([*PROGRAM, "list", "--json"], cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert child.stdout and child.stderr

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -345,7 +346,7 @@ def test_without_mining_there_is_no_ledger(tmp_path: Path) -> None:
     [
         ({"keep": 0.5, "within": "negatives", "negative_class": "clas 1"}, "mining.negative_class: the data has no class 'clas 1'; did you mean class 1?"),
         ({"ratio": 3.0, "always_keep": "positives", "negative_class": "dog"}, "mining.negative_class: the data has no class 'dog'; there are class 0, class 1"),
-        ({"keep": 0.5, "start": "5st", "end": "1ep"}, "mining.end: 1ep is step 4, which does not come after start, step 5"),
+        ({"keep": 0.5, "start": "5st", "end": "1ep"}, "mining.end: 1ep does not come after start, 5st"),
     ],
     ids=["near", "far", "end"],
 )  # fmt: skip
@@ -361,8 +362,9 @@ def test_what_only_the_data_shows_is_refused(tmp_path: Path, mining: dict[str, A
 
 @pytest.mark.parametrize(("start", "told"), [("15st", []), ("16st", ["start is step 16, and training ends at step 16: no picture is left out"]), (None, [])])
 def test_a_start_that_is_never_reached_is_told_of(tmp_path: Path, start: str | None, told: list[str]) -> None:
-    run = made(tmp_path, epochs=4, mining={"name": "ohem", "keep": 0.5, "start": start})[0]
-    assert run.plan.total == 16 and run.miner.told() == told
+    run = made(tmp_path, epochs=5, mining={"name": "ohem", "keep": 0.5, "start": start})[0]
+    run.miner.plan = replace(run.plan, total=16)  # a trial of fewer epochs, which may leave out what the recipe says
+    assert run.miner.told() == told
 
 
 def test_a_class_without_training_pictures_is_no_negative_class(tmp_path: Path) -> None:

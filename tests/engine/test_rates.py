@@ -166,7 +166,7 @@ def test_plateau_needs_validation(tmp_path: Path) -> None:
         (tmp_path / "pictures" / "train" / name).mkdir()
         Image.new("RGB", (8, 8)).save(tmp_path / "pictures" / "train" / name / "0.png")
     data = {"name": "folder", "root": str(tmp_path / "pictures"), "size": 8}
-    with pytest.raises(UserError, match="plateau watches validation, and data folder has no validation pictures"):
+    with pytest.raises(UserError, match="schedule.decay: plateau watches validation, and data folder has no validation pictures"):
         launched(tmp_path, "run", data=data, schedule={"lr": 0.1, "decay": "plateau"}, epochs=10)
 
 

@@ -103,7 +103,7 @@ def test_patience_needs_validation(tmp_path: Path) -> None:
         written(tmp_path, {"early_stopping": {"patience": 3}, "data": {**data, "validation": 0}})
     recipe = written(tmp_path, {"early_stopping": {"patience": 3}, "data": data}).recipe
     without = dataclasses.replace(open_data(recipe.data), validation=None)  # as of a data set that turns out to have none
-    with pytest.raises(UserError, match="early_stopping watches validation"):
+    with pytest.raises(UserError, match="early_stopping: watches validation"):
         build(recipe, CPU, without, Signals())
 
 

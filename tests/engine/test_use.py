@@ -161,6 +161,12 @@ def test_eval_refuses_pictures_of_another_size(home: Path) -> None:
     assert "12 x 12 pixels and 3 channels" in text and "16 x 16 pixels and 3 channels" in text
 
 
+def test_eval_refuses_another_network_than_the_weights_are_of(home: Path) -> None:
+    for other, what in ((["model.width=9"], "size mismatch for "), (["model=resnet_cifar"], "issing key")):
+        told = refused(lambda other=other: evaluate_run(home / "run", other))
+        assert "the weights of this run do not fit model" in told and what in told and "\n" not in told
+
+
 def test_eval_needs_validation_pictures_and_a_run(home: Path, tmp_path: Path) -> None:
     pictures(tmp_path / "flat", 2, 5)
     assert "no validation pictures" in refused(lambda: evaluate_run(home / "run", [f"data.root={tmp_path / 'flat'}"]))
@@ -247,7 +253,8 @@ def test_predict_names_the_picture_that_cannot_be_read(home: Path, tmp_path: Pat
     good = home / "data" / "val" / "fox" / "0.png"
     (tmp_path / "broken.png").write_bytes(good.read_bytes()[:200])
     for file in (tmp_path / "broken.png", tmp_path / "gone.png", tmp_path):
-        assert refused(lambda file=file: predict(home / "run", [good, file])).startswith(f"{file} cannot be read as a picture: ")
+        told = refused(lambda file=file: predict(home / "run", [good, file]))
+        assert told.startswith(f"{file} cannot be read as a picture: ") and "Errno" not in told
 
 
 def test_names_from_data_are_text_on_the_terminal(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,23 @@ def test_a_plugins_part_is_validated_and_its_file_stored_absolutely() -> None:
     assert loaded.recipe.plugins == [str(Path("my_parts.py").resolve())]
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        "data: mine", "model: mine", "optimizer: {name: mine, momentum: 2}", "optimizer: {name: muon, second: mine}", "sampler: mine",
+        "augment: [horizontal_flip, {name: mine, p: 3}]", "loss: {name: mine}", "mining: mine", "initializer: mine",
+        "initializer: {name: kaiming_normal, rules: [{match: fc.*, weights: mine}]}", "schedule: {lr: 0.1, decay: {name: mine, steps: 9}}",
+        "schedule: {lr: 0.1, warmup: mine}",
+    ],
+)  # fmt: skip
+def test_what_a_plugin_that_is_not_allowed_may_have_is_no_mistake(field: str) -> None:
+    plugin()
+    others = [line for line in MAIN.splitlines() if line.split(":")[0] != field.split(":")[0]]
+    Path("run.yaml").write_text("\n".join([*others, field, "plugins: [my_parts.py]"]))
+    (mistake,) = refused("run.yaml", allow=False)
+    assert "plugins.0: my_parts.py runs code of its own; pass --allow-plugins" in mistake
+
+
 def test_a_range_of_a_plugins_part_is_checked() -> None:
     name = plugin()
     (mistake,) = refused(recipe(f"{{name: {name}, hidden: 0}}"))

@@ -55,3 +55,13 @@ def test_a_mistake_in_an_option(option: str, mistake: str, tmp_path: Path) -> No
     (found,) = caught.value.mistakes
     assert str(found).split(": loss.", 1)[1] == mistake
     assert found.line == 5
+
+
+def test_the_least_share_that_a_message_names_is_one_that_works(tmp_path: Path) -> None:
+    for batch in [*range(2, 300), 1000, 4096, 65536]:
+        file = tmp_path / "run.yaml"
+        file.write_text(f"data: mnist\nmodel: resnet18\nepochs: 2\nschedule: {{lr: 0.1}}\nbatch_size: {batch}\nmining: {{name: ohem, keep: 1e-9}}\n")
+        with pytest.raises(RecipeError, match="expected at least") as caught:
+            load(file)
+        share = float(str(caught.value).splitlines()[-1].rpartition("at least ")[2])
+        assert 0.5 <= share * batch < 0.56

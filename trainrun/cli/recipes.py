@@ -18,6 +18,7 @@ from trainrun.cli.words import (
     load_recipe,
     print_json,
     print_look,
+    say,
     say_next,
 )
 from trainrun.errors import RecipeError, UserError
@@ -46,7 +47,7 @@ def _look(asked: str, recipe: Any, png: Path | None, as_json: bool) -> None:
             found = look_at_init(recipe, world)
         if png:
             found.png(png)
-            print(f"wrote {png}", file=sys.stderr)
+            say(f"wrote {png}")
         print_look(found, as_json)
     else:
         from trainrun.trials.counts import counts_of
@@ -67,7 +68,7 @@ def check(
     if as_json:
         print_json({"ok": True, "errors": []})
     else:
-        print(f"{loaded.file}: no mistakes")
+        say(f"{loaded.file}: no mistakes", sys.stdout)
     say_next("fit", recipe, *words, *allowed(allow_plugins))
 
 
@@ -93,7 +94,8 @@ def show(
     if png and not (augment or init):
         raise UserError("--png says where --augment or --init draws; give one of the two").then(command("show", recipe, *words, "--augment", "--png", png))
     if asked:
-        _look(asked[0], loaded.recipe, png, as_json)
+        with loaded.locating():
+            _look(asked[0], loaded.recipe, png, as_json)
         return say_next("fit", recipe, *words, *allowed(allow_plugins))
     from trainrun.engine.build import settle
     from trainrun.recipe.dump import dump, plain
@@ -131,7 +133,7 @@ def schedule(
         found = look(loaded)
         if png:
             found.png(png)
-            print(f"wrote {png}", file=sys.stderr)
+            say(f"wrote {png}")
     except UserError as error:
         # The data's size makes the steps, so it has to be there.
         more = ["data.download=true"] if "download" in str(error) and "data.download=true" not in settings else []

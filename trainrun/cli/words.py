@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -51,7 +51,14 @@ def print_json(value: Any) -> None:
 
 def say_next(*words: object) -> None:
     """Print the command to run next, which is for people."""
-    print(f"next: {command(*words)}", file=sys.stderr)
+    say(f"next: {command(*words)}")
+
+
+def say(line: str, to: TextIO | None = None) -> None:
+    """Print a line for people, on stderr unless told otherwise, in which no name steers the terminal."""
+    from trainrun.report.console import clean
+
+    print(clean(line, keep=""), file=to or sys.stderr)
 
 
 def print_look(seen: Look, as_json: bool) -> None:

@@ -174,19 +174,19 @@ def _distinct(recipe: Recipe, plan: Plan, data: Data, world: World, parts: Regis
             f"choose another batch_size than {plan.batch_size}"
         )
     if recipe.early_stopping and data.validation is None:
-        raise UserError(f"early_stopping watches validation, and data {recipe.data.name} has no validation pictures")
+        raise UserError(f"early_stopping: watches validation, and data {recipe.data.name} has no validation pictures")
     for side, split in (("training", data.train), ("validation", data.validation)):
         if split and split.boxes is not None and all(each.ignored.all() for each in split.boxes):
             raise UserError(f"data {recipe.data.name} has no boxes in its {side} pictures but ignored ones")
     decay = parts.get("decay", recipe.schedule.decay.name)
     if decay and decay.facts.get("watches") == "validation" and data.validation is None:
-        raise UserError(f"schedule.decay {decay.name} watches validation, and data {recipe.data.name} has no validation pictures")
+        raise UserError(f"schedule.decay: {decay.name} watches validation, and data {recipe.data.name} has no validation pictures")
 
 
 def _arithmetic(recipe: Recipe, world: World) -> None:
     if world.device.type != "cuda":
         if recipe.precision == "fp16":
-            raise UserError("precision fp16 needs a GPU; write precision: auto, bf16 or fp32")
+            raise UserError("precision: fp16 needs a GPU; write auto, bf16 or fp32")
         return
     torch.backends.cudnn.benchmark = not recipe.deterministic
     # A run on a CPU is deterministic as it is; there the switch would only cost two seconds at the start.

@@ -68,7 +68,7 @@ def find(
         try:
             picture = decode(str(file), 3)
         except (BadPicture, OSError) as error:
-            raise UserError(f"{file} cannot be read as a picture: {error}") from None
+            raise UserError(f"{file} cannot be read as a picture: {getattr(error, 'strerror', None) or error}") from None
         image = torch.from_numpy(np.array(picture)).to(world.device).permute(2, 0, 1)
         with torch.no_grad(), world.autocast(recipe.precision):
             (found,) = model([inputs.boxed(image, nobody, draw, training=False)[0]])

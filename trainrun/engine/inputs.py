@@ -12,6 +12,7 @@ import torch
 from trainrun.draw import Draw, draws, key
 from trainrun.engine.feed import Batch, Feed
 from trainrun.engine.steps import Photometric, Step, in_evaluation, join
+from trainrun.errors import UserError
 from trainrun.parts.augmentations import Statistics
 from trainrun.parts.augmentations.scale import Components
 from trainrun.parts.datasets.splits import Data
@@ -88,7 +89,10 @@ def make_inputs(
             continue
         apply = found.call(node.options)
         if inspect.isclass(found.function):
-            apply = apply(statistics)
+            try:
+                apply = apply(statistics)
+            except UserError as error:
+                raise UserError(f"augment.{place}: {error}") from None
         if found.facts.get("mixes"):
             mixing.append((apply, purpose))
             continue

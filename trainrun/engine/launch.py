@@ -19,7 +19,6 @@ from trainrun.engine.cut import make_cut
 from trainrun.engine.ending import Call, end, explain, finished, record, stopped
 from trainrun.engine.fit import fit
 from trainrun.engine.keeper import Keeper
-from trainrun.engine.miners import has_its_time
 from trainrun.engine.run import Run
 from trainrun.engine.sampling import advice, make_sampler
 from trainrun.engine.signals import Interrupted, Signals
@@ -27,8 +26,6 @@ from trainrun.engine.state import Plan
 from trainrun.engine.teller import Teller
 from trainrun.errors import OutOfMemory, RecipeError, Stopped, UserError
 from trainrun.parts.datasets.splits import Data
-from trainrun.parts.mining import make_rule
-from trainrun.parts.mining.ohem import Ohem
 from trainrun.parts.optimizers import summary
 from trainrun.recipe.dump import dump
 from trainrun.recipe.load import Loaded, load
@@ -61,11 +58,8 @@ def launch(
             before = world.first(lambda: directory.unfinished(loaded.recipe.name, out, resume))
             if before:
                 world.first(lambda: stack.enter_context(directory.claim(before)))
-            try:
-                with signals.at_once():
-                    data = open_data(loaded.recipe.data)
-            except UserError as error:
-                raise loaded.located(error) from None
+            with loaded.locating(), signals.at_once():
+                data = open_data(loaded.recipe.data)
             recipe, _ = settle(loaded.recipe, world, data.train)
             _check(loaded, recipe, data)
             if before:
@@ -73,7 +67,7 @@ def launch(
                 if directory.finished(before):
                     return finished(before, console) if world.main else {}
             where = before or world.first(lambda: stack.enter_context(directory.fresh(recipe.name, out)))
-            return _in_directory(recipe, where, before is not None, world, data, signals, console, exact, call)
+            return _in_directory(loaded, recipe, where, before is not None, world, data, signals, console, exact, call)
         except Interrupted:
             raise stopped(signals.stop, None).then(call.again()) from None
         except MemoryError as error:
@@ -104,16 +98,13 @@ def _check(loaded: Loaded, recipe: Recipe, data: Data) -> None:
         if idle:
             what = f"data {recipe.data.name} has no validation pictures, so this has no effect; expected it to be left out"
             raise RecipeError([loaded.mistake(path, what) for path in idle])
-    try:
-        rule = make_rule(recipe.mining, data.classes, data.train.labels, registry)
-        sampler = make_sampler(recipe, data, registry)
-        if isinstance(rule, Ohem):
-            has_its_time(rule, Plan.of(recipe, len(sampler)))
-    except UserError as error:
-        raise loaded.located(error) from None
+    with loaded.locating():
+        plan = Plan.of(recipe, len(make_sampler(recipe, data, registry)))
+    loaded.check_lengths(plan.steps_per_epoch)
 
 
 def _in_directory(
+    loaded: Loaded,
     recipe: Recipe,
     where: Path,
     going_on: bool,
@@ -138,7 +129,8 @@ def _in_directory(
     with contextlib.ExitStack() as stack:
         run = None
         try:
-            run = stack.enter_context(closing(build(recipe, world, data, signals, resumes=snapshot is not None)))
+            with loaded.locating():
+                run = stack.enter_context(closing(build(recipe, world, data, signals, resumes=snapshot is not None)))
             run.keeper = Keeper(run, checkpoints, {"fingerprint": facts, "input": describe_input(run)})
             if snapshot:
                 run.keeper.restore(snapshot)

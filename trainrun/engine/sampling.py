@@ -96,14 +96,15 @@ def make_sampler(recipe: Recipe, data: Data, parts: Registry) -> Sampler:
 
 
 def refuse_single(model: torch.nn.Module, recipe: Recipe, plan: Plan, world: World, allowed: Callable[[], bool]) -> None:
-    """Raise UserError where batch norm would see a single picture, whose statistics say nothing of others; names what to write.
+    """Raise UserError, beginning with the field, where batch norm would see a single picture, whose statistics say nothing of others.
 
     allowed: asked where it would, whether that is all right.
     """
     if not _single(model, recipe, plan, world) or allowed():
         return
     fix = _write(recipe, plan, world) or "no batch_size that would do: take more pictures"
-    raise UserError(f"batch norm would see a single picture ({_pieces(recipe, plan, world)}); write {fix}, or a model without batch norm")
+    field = "micro_batch" if fix.startswith("micro_batch") else "batch_size"
+    raise UserError(f"{field}: batch norm would see a single picture ({_pieces(recipe, plan, world)}); write {fix}, or a model without batch norm")
 
 
 def _pieces(recipe: Recipe, plan: Plan, world: World) -> str:

@@ -44,13 +44,17 @@ def open_run(run: Path, overrides: Sequence[str], allow_plugins: bool, checkpoin
 
 
 def load_model(recipe: Recipe, snapshot: Snapshot, device: torch.device) -> torch.nn.Module:
-    """The network of a run with the checkpoint's weights, ready to evaluate."""
+    """The network of a run with the checkpoint's weights, ready to evaluate; raises UserError where they are of another network."""
     about = snapshot.values["input"]
     channels, height, width = about["shape"]
     height, width, channels = seen_shape(recipe, (height, width, channels), registry)
     with unread():  # the run's own follow
         model = registry.build(recipe.model)((channels, height, width), len(about["classes"]))
-    load_weights(model, snapshot.model)
+    try:
+        load_weights(model, snapshot.model)
+    except RuntimeError as error:  # what load_state_dict finds, a line each
+        found = (str(error).partition("\n\t")[2] or str(error)).splitlines()[0][:200].rstrip(".")
+        raise UserError(f"the weights of this run do not fit model {recipe.model.name}: {found}; leave settings of model as they were") from None
     layout = torch.channels_last if recipe.memory_format == "channels_last" else torch.contiguous_format
     return model.to(device, memory_format=layout).eval()
 
@@ -200,7 +204,7 @@ def _picture(file: Path, shape: tuple[int, int, int], cut: Cut | None) -> np.nda
             return cut.of(lambda shrink: decode(str(file), channels, shrink=shrink), measure(str(file)), nobody, training=False)
         picture = decode(str(file), channels, height if height == width else None)  # only data.size resizes, and it makes squares
     except (BadPicture, OSError) as error:
-        raise UserError(f"{file} cannot be read as a picture: {error}") from None
+        raise UserError(f"{file} cannot be read as a picture: {getattr(error, 'strerror', None) or error}") from None
     if picture.shape[:2] != (height, width):
         raise UserError(f"{file} has {picture.shape[0]} x {picture.shape[1]} pixels (height x width), and the run was trained on {height} x {width}")
     return picture

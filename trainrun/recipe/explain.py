@@ -10,9 +10,9 @@ from pydantic_core import ErrorDetails
 from pydantic_core.core_schema import ErrorType
 
 from trainrun.errors import Mistake
-from trainrun.recipe import words
+from trainrun.recipe import elsewhere, words
 from trainrun.recipe.kinds import KINDS
-from trainrun.recipe.layers import GROUPS, PART_LISTS, PARTS, Layer, group_at
+from trainrun.recipe.layers import GROUPS, PART_LISTS, PARTS, Layer, default_part, group_at
 from trainrun.recipe.registry import Part, Registry, nearest
 from trainrun.recipe.schema import Recipe
 from trainrun.recipe.yaml import Keys, dotted
@@ -63,14 +63,19 @@ def unknown_option(layer: Layer, registry: Registry, part: Part, at: Keys, depth
     """The mistake for an option that a part does not have; `depth` is the length of the part's own path, `bare` says that it takes its own only."""
     name = str(at[-1])
     if len(at) > depth + 1:
-        return layer.at_key(at, "there is no such key")
+        root = words.schema_of(part.options)
+        beside = list((words.part_of(root, root, at[depth:-1]) or {}).get("properties", {}))
+        message = "there is no such key" + (f"; expected {', '.join(beside)}" if beside else "")
+        return layer.at_key(at, message, elsewhere.option_called(part.kind, name, beside) or nearest(name, beside))
     own = part.own_options if bare else option_names(part)
     message = f"{part.name} has no such option; " + (f"it has {', '.join(own)}" if own else "it has none")
+    if called := elsewhere.option_called(part.kind, name, own):
+        return layer.at_key(at, message, called)
     owners = _owners(registry, part.kind, name) if nearest(name, own) is None else None
     if owners:
         return layer.at_key(at, f"{message}; {name} is an option of {', '.join(owners)}")
-    beside = [f"{dotted(at[:-1])}.{option}" for option in own]
-    return layer.at_key(at, message, near_path(at, [*known_paths(layer, registry), *beside]))
+    written = [f"{dotted(at[:-1])}.{option}" for option in own]
+    return layer.at_key(at, message, near_path(at, [*known_paths(layer, registry), *written]))
 
 
 def option_names(part: Part) -> list[str]:
@@ -96,7 +101,7 @@ def known_paths(layer: Layer, registry: Registry) -> list[str]:
     for at, kind in PARTS.items():
         node = layer.data.get(str(at[0]))
         node = node.get(at[1]) if len(at) == 2 and isinstance(node, dict) else node
-        name = node.get("name") if isinstance(node, dict) else node
+        name = node.get("name") if isinstance(node, dict) else node or default_part(at)
         chosen = registry.get(kind, name) if isinstance(name, str) else None
         if chosen:
             paths += [f"{dotted(at)}.{option}" for option in option_names(chosen)]
@@ -116,16 +121,19 @@ def _distinct(registry: Registry, kind: str) -> Iterable[Part]:
 
 
 def near_path(at: Keys, known: Iterable[str], whole: bool = False) -> str | None:
-    """The known path most likely meant: the same last word elsewhere, else a near word beside it, else a near path.
+    """The known path most likely meant: the same last word elsewhere, else what others call so, else a near word beside it, else a near path.
 
     A path beside the mistaken one is given by its last word, unless `whole`.
     """
     written, parent, leaf = dotted(at), dotted(at[:-1]), str(at[-1])
     split = [(path.rpartition(".")[0], path.rpartition(".")[2]) for path in known]
-    elsewhere = [f"{p}.{n}" if p else n for p, n in split if n == leaf and p != parent and n not in ("name", "every")]
+    same = [f"{p}.{n}" if p else n for p, n in split if n == leaf and p != parent and n not in ("name", "every")]
+    called = elsewhere.field_called(leaf)
     beside = nearest(leaf, [n for p, n in split if p == parent])
-    if elsewhere:
-        return elsewhere[0]
+    if same:
+        return same[0]
+    if called and called != parent:
+        return called
     if beside:
         return f"{parent}.{beside}" if whole and parent else beside
-    return nearest(written, [f"{p}.{n}" if p else n for p, n in split])
+    return nearest(written, [f"{p}.{n}" if p else n for p, n in split if nearest(leaf, [n])])

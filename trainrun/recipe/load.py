@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from trainrun.errors import Mistake, RecipeError, UserError
 from trainrun.recipe import sense, words
 from trainrun.recipe.checks import CHECKS
-from trainrun.recipe.dump import dump
 from trainrun.recipe.explain import mistakes_of, unknown_field
 from trainrun.recipe.find import contents, find, shipped, shipped_file, shipped_names, shown
-from trainrun.recipe.layers import PARTS, Layer, Source, merge, of_document
+from trainrun.recipe.layers import Layer, Source, merge, of_document, part_kind
 from trainrun.recipe.nodes import resolve_parts
 from trainrun.recipe.overrides import apply_overrides
 from trainrun.recipe.plugins import load_plugins
 from trainrun.recipe.registry import PartNode, Registry, nearest, registry
 from trainrun.recipe.schema import Recipe
-from trainrun.recipe.yaml import Keys, dotted, read
+from trainrun.recipe.yaml import Keys, read
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,26 @@ class Loaded:
         source = next((s for s in places if s and s.kind != "automatic"), Source("file", shown(self.file), 1, 1))
         return source.mistake(path, message, suggestion)
 
+    def check_lengths(self, steps_per_epoch: int, registry: Registry = registry) -> None:
+        """Refuse what contradicts itself once it is known how many steps an epoch has; raises RecipeError with every mistake."""
+        faults = sense.contradictions(self.recipe, self.sources, registry, CHECKS, measured=steps_per_epoch)
+        if faults:
+            raise RecipeError([self.mistake(*fault) for fault in faults])
+
     def located(self, error: UserError) -> UserError:
         """An error that begins each line with a field, as a part that reads data does, with the places of these fields; any other as it is."""
         told = [line.partition(": ") for line in str(error).splitlines()]
         if isinstance(error, RecipeError) or not all(path.split(".")[0] in Recipe.model_fields and what for path, _, what in told):
             return error
         return RecipeError([self.mistake(path, what) for path, _, what in told]).then(error.next)
+
+    @contextlib.contextmanager
+    def locating(self) -> Iterator[None]:
+        """Give what is raised within the places of the fields that it speaks of."""
+        try:
+            yield
+        except UserError as error:
+            raise self.located(error) from None
 
 
 def load(recipe: str | Path, overrides: Sequence[str] = (), *, allow_plugins: bool = False, registry: Registry = registry) -> Loaded:
@@ -65,7 +79,7 @@ def load(recipe: str | Path, overrides: Sequence[str] = (), *, allow_plugins: bo
     except ValidationError as error:
         mistakes += mistakes_of(error, Recipe, data, (), layer, lambda at: unknown_field(layer, registry, at))
     sources = _sources(layer)
-    wrong = frozenset(m.path.split(".")[0] for m in mistakes)
+    wrong = frozenset(m.path.split(".")[0] for m in mistakes) | frozenset(name for name, value in data.items() if _stands_in(value))
     known = resolved or _sound(data, wrong)
     if known is not None:
         faults = sense.contradictions(known, sources, registry, CHECKS, wrong)
@@ -74,6 +88,21 @@ def load(recipe: str | Path, overrides: Sequence[str] = (), *, allow_plugins: bo
         if not mistakes:
             return loaded
     raise RecipeError(list(dict.fromkeys(mistakes)))
+
+
+def _stands_in(value: Any) -> bool:
+    """Whether there is a stand-in within: of a part with a mistake, or of one that a plugin which is not loaded may have."""
+    match value:
+        case PartNode():
+            return not value.name or any(map(_stands_in, value.options.values()))
+        case BaseModel():
+            return any(map(_stands_in, vars(value).values()))
+        case dict():
+            return any(map(_stands_in, value.values()))
+        case list():
+            return any(map(_stands_in, value))
+        case _:
+            return False
 
 
 def _sound(data: Mapping[str, Any], wrong: frozenset[str]) -> Recipe | None:
@@ -87,7 +116,7 @@ def _sound(data: Mapping[str, Any], wrong: frozenset[str]) -> Recipe | None:
         return None
 
 
-def _read(path: Path, kind: Any) -> Layer:
+def _read(path: Path, kind: Literal["file", "extended"]) -> Layer:
     name = shown(path)
     return of_document(read(contents(path, name), name), name, kind)
 
@@ -140,11 +169,10 @@ def _partial(layer: Layer) -> Layer:
 def _sources(layer: Layer) -> dict[Keys, Source]:
     """The sources of all values; a part written as a bare name has its name's source under `name` too."""
     sources = dict(layer.values)
-    bare: list[Keys] = [*PARTS, *(("augment", n) for n in range(len(layer.data.get("augment") or [])))]
-    for at in bare:
-        if at in sources and (*at, "name") not in sources:
+    for at in [at for at in sources if part_kind(at)]:
+        if (*at, "name") not in sources:
             sources[(*at, "name")] = sources[at]
     return sources
 
 
-__all__ = ["Loaded", "Source", "dotted", "dump", "find", "load", "shipped"]
+__all__ = ["Loaded", "Source", "find", "load", "shipped"]

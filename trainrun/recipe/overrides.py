@@ -78,7 +78,7 @@ def _write(layer: Layer, holder: Any, at: Keys, keys: list[str], value: Any, sou
         layer.put(holder, here, value, Layer({}, places, places))
         return None
     written = isinstance(step, int) or step in holder
-    child = _child(holder, step) if written else None
+    child = holder[step] if written else None
     opened = _opened(layer, here, child, written, _inner(layer, here, registry))
     if opened is None:
         message = f"{dotted(here)} is {words.found(child)}, a single value with nothing inside"
@@ -107,10 +107,6 @@ def _step(holder: Any, key: str) -> str | int | None:
     if not isinstance(holder, list):
         return key
     return int(key) if key.isdecimal() and len(key) < 10 and int(key) < len(holder) else None
-
-
-def _child(holder: Any, step: str | int) -> Any:
-    return holder[step]
 
 
 def _no_entry(holder: list[Any], key: str) -> str:

@@ -22,6 +22,7 @@ from typing import Any
 
 from pydantic import BaseModel, create_model
 
+from trainrun.recipe import elsewhere
 from trainrun.recipe.kinds import KINDS, Options, PartNode
 
 
@@ -120,8 +121,9 @@ class Registry:
         return found
 
     def nearest(self, kind: str, name: str) -> str | None:
-        """The registered name closest to a misspelt one."""
-        return nearest(name, self._parts[kind])
+        """The registered name that is most likely meant by another one: what others call so, or what is spelt nearly so."""
+        called = elsewhere.part_called(kind, name)
+        return called if called and called.split()[0] in self._parts[kind] else nearest(name, self._parts[kind])
 
     def build(self, node: PartNode) -> Callable[..., Any]:
         """The part's function with the node's options bound, ready for what the run supplies."""

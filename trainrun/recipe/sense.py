@@ -23,6 +23,7 @@ class Sense:
     recipe: Recipe
     sources: Mapping[Keys, Source]
     registry: Registry
+    measured: int | None = None  # steps of an epoch, where the data is at hand
 
     def wrote(self, *at: str | int) -> bool:
         """Whether the person asked for this value: written in the recipe, or in an override.
@@ -66,11 +67,51 @@ class Sense:
         source = self.sources.get(("epochs",))
         return self.complete or source is None or source.kind == "override"
 
-
     def fact(self, node: PartNode, name: str, default: Any = None) -> Any:
         """What the part of a node says of itself, or the default."""
         part = self.registry.get(node.kind, node.name)
         return part.facts.get(name, default) if part else default
+
+    @property
+    def pictures(self) -> int | None:
+        """How many training pictures there are, if that is known before the data is read."""
+        pictures = self.fact(self.recipe.data, "pictures")
+        return pictures(self.recipe.data.options) if pictures and self.recipe.data.options.get("imbalance") is None else None
+
+    @property
+    def samples(self) -> int | None:
+        """How many pictures an epoch has, if that is known before the data is read."""
+        pictures, length, mining = self.pictures, self.fact(self.recipe.sampler, "length"), self.recipe.mining
+        if pictures is None or not length or (mining and self.fact(mining, "offline")):  # then an epoch is as long as the set that it begins with
+            return None
+        return length(self.recipe.sampler.options, pictures)
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Steps of an epoch, if they are known."""
+        if self.measured is not None:
+            return self.measured
+        with contextlib.suppress(_Unknown):
+            batch, samples = self.recipe.batch_size, self.samples
+            return None if samples is None else 1 if batch == "full" else -(-samples // batch)
+        return None
+
+    def steps(self, length: Duration) -> int | None:
+        """A length in steps, if it is known how many that are."""
+        per_epoch, whole = self.steps_per_epoch, self.recipe.epochs
+        if per_epoch is None:
+            return None
+        total = max(whole.steps(per_epoch), 1)
+        return total if length == whole else length.steps(per_epoch, total)
+
+    def longer(self, a: Duration | None, b: Duration, or_equal: bool = True) -> bool:
+        """Whether `a` is known to be the longer of two lengths: they are counted alike, or it is known how many steps each has."""
+        if a is None or a.unit == b.unit:
+            return longer(a, b, or_equal)
+        if any(source and source.kind == "override" for source in map(self.sources.get, (("data", "name"), ("stop_at",)))):
+            return False  # a quick look, or other data, on which steps and epochs are in another ratio
+        x, y = self.steps(a), self.steps(b)
+        return x is not None and y is not None and (x > y or (or_equal and x == y))
 
 
 Check = Callable[[Sense], Iterator[Fault]]
@@ -93,10 +134,13 @@ class _Known:
 
 
 def contradictions(
-    recipe: Recipe, sources: Mapping[Keys, Source], registry: Registry, checks: Iterable[Check], unknown: frozenset[str] = frozenset()
+    recipe: Recipe, sources: Mapping[Keys, Source], registry: Registry, checks: Iterable[Check], unknown: frozenset[str] = frozenset(), measured: int | None = None
 ) -> list[Fault]:
-    """Every fault that a check finds, in the order of the checks; one that needs any of the `unknown` fields is left out."""
-    sense = Sense(cast(Recipe, _Known(recipe, unknown)) if unknown else recipe, sources, registry)
+    """Every fault that a check finds, in the order of the checks; one that needs any of the `unknown` fields is left out.
+
+    measured: the steps of an epoch, where the data is at hand.
+    """
+    sense = Sense(cast(Recipe, _Known(recipe, unknown)) if unknown else recipe, sources, registry, measured)
     faults: list[Fault] = []
     for check in checks:
         with contextlib.suppress(_Unknown):
@@ -105,5 +149,5 @@ def contradictions(
 
 
 def longer(a: Duration | None, b: Duration, or_equal: bool = True) -> bool:
-    """Whether `a` is the longer of two lengths that can be compared without knowing the data."""
+    """Whether `a` is the longer of two lengths that are counted alike."""
     return a is not None and a.unit == b.unit and (a.value > b.value or (or_equal and a.value == b.value))

@@ -93,6 +93,27 @@ def normalize_once(sense: Sense) -> Iterator[Fault]:
         yield f"augment.{n}", f"normalizes a second time, after augment.{places[0]}", None
 
 
+def statistics_are_of_unit_range(sense: Sense) -> Iterator[Fault]:
+    for n, node in enumerate(sense.recipe.augment):
+        levels = node.name == "normalize" and max(node.mean or [0]) > 1  # a large std alone may be meant to make small numbers
+        for option in ("mean", "std") if levels else ():
+            for m, value in enumerate(node.options[option] or ()):
+                if value > 1:
+                    what = f"{value:g} is of levels 0..255, and pictures are divided by 255 first; expected a number from 0 to 1"
+                    yield f"augment.{n}.{option}.{m}", what, f"{value / 255:.3g}" if value <= 255 else None
+
+
+def crops_show_the_picture(sense: Sense) -> Iterator[Fault]:
+    shape = sense.fact(sense.recipe.data, "shape")
+    size = shape and shape(sense.recipe.data.options)
+    for n, node in enumerate(sense.recipe.augment):
+        if sense.fact(node, "cuts"):
+            return
+        if size and node.name == "random_crop" and node.padding >= min(size[:2]):
+            side = f"pictures of {size[0]} x {size[1]} pixels"
+            yield f"augment.{n}.padding", f"{node.padding} is as much as {side} are wide, so that crops may miss the picture; write a smaller one", None
+
+
 def ranges_rise(sense: Sense) -> Iterator[Fault]:
     for n, node in enumerate(sense.recipe.augment):
         for option in ("scale", "aspect", "angles", "shorter") if sense.fact(node, "geometry") else ():
@@ -132,6 +153,8 @@ AUGMENT_CHECKS: tuple[Check, ...] = (
     components_are_whole,
     limits_rise,
     normalize_once,
+    statistics_are_of_unit_range,
+    crops_show_the_picture,
     ranges_rise,
     crops_fit,
     augmentations_act,

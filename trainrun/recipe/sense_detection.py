@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from trainrun.recipe.sense import Check, Fault, Sense
 
-_MONITORS = {"classification": ("val_accuracy", "val_loss"), "detection": ("val_map", "val_map_50")}
+# What an evaluation measures, first what stands for nothing written.
+MONITORS = {"classification": ("val_accuracy", "val_loss"), "detection": ("val_map", "val_map_50")}
 
 
 def task(sense: Sense) -> str:
@@ -36,7 +37,7 @@ def parts_share_a_task(sense: Sense) -> Iterator[Fault]:
 
 
 def monitors_are_measured(sense: Sense) -> Iterator[Fault]:
-    measured, recipe = _MONITORS[task(sense)], sense.recipe
+    measured, recipe = MONITORS[task(sense)], sense.recipe
     stopping, decay = recipe.early_stopping, recipe.schedule.decay
     if stopping and stopping.monitor is not None and stopping.monitor not in measured:
         yield "early_stopping.monitor", f"{stopping.monitor} is not measured in {task(sense)}; expected {' or '.join(measured)}", None
@@ -79,4 +80,16 @@ def augmentations_carry_boxes(sense: Sense) -> Iterator[Fault]:
             yield f"augment.{n}", f"{node.name} moves pixels without their boxes; expected parts such as horizontal_flip, affine or color_jitter", None
 
 
-DETECTION_CHECKS: tuple[Check, ...] = (parts_share_a_task, monitors_are_measured, labels_are_not_boxes, augmentations_carry_boxes)
+def sides_have_room(sense: Sense) -> Iterator[Fault]:
+    least, most = (sense.recipe.model.options.get(option) for option in ("min_size", "max_size"))
+    if isinstance(least, int) and isinstance(most, int) and least > most:
+        yield "model.min_size", f"{least}, the shorter side, is larger than max_size, {most}, the longer one", None
+
+
+DETECTION_CHECKS: tuple[Check, ...] = (
+    parts_share_a_task,
+    monitors_are_measured,
+    labels_are_not_boxes,
+    augmentations_carry_boxes,
+    sides_have_room,
+)

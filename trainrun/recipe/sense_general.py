@@ -66,20 +66,11 @@ def split_seed_splits(sense: Sense) -> Iterator[Fault]:
         yield "data.split_seed", "has no effect without data.validation, the fraction that it holds out", None
 
 
-def _training_pictures(sense: Sense) -> int | None:
-    """How many training pictures there are, if that is known before the data is read."""
-    pictures = sense.fact(sense.recipe.data, "pictures")
-    return pictures(sense.recipe.data.options) if pictures and sense.recipe.data.options.get("imbalance") is None else None
-
-
 def last_batch_has_statistics(sense: Sense) -> Iterator[Fault]:
-    model, sampler, batch, pictures = sense.recipe.model, sense.recipe.sampler, sense.recipe.batch_size, _training_pictures(sense)
-    batch_norm, length = sense.fact(model, "batch_norm"), sense.fact(sampler, "length")
-    if batch == "full" or batch == 1 or pictures is None or not length or not batch_norm or not batch_norm(model.options):
+    model, batch, samples = sense.recipe.model, sense.recipe.batch_size, sense.samples
+    batch_norm = sense.fact(model, "batch_norm")
+    if batch == "full" or batch == 1 or samples is None or not batch_norm or not batch_norm(model.options):
         return
-    if sense.recipe.mining and sense.fact(sense.recipe.mining, "offline"):  # then an epoch is as long as the set that it begins with
-        return
-    samples = length(sampler.options, pictures)
     if 1 in pieces(samples, batch):
         left = f"{samples} pictures an epoch in batches of {batch} leave 1 for the last, too few for the batch norm of {model.name}"
         fix = without_single(samples, batch)
@@ -94,7 +85,7 @@ def subset_has_a_size(sense: Sense) -> Iterator[Fault]:
 
 
 def subset_is_smaller(sense: Sense) -> Iterator[Fault]:
-    sampler, pictures = sense.recipe.sampler, _training_pictures(sense)
+    sampler, pictures = sense.recipe.sampler, sense.pictures
     if sampler.name == "subset" and sampler.count is not None and pictures is not None and sampler.count >= pictures:
         yield "sampler.count", f"{sampler.count} is no part of the {pictures} training pictures; write a smaller one, or sampler: shuffle", None
 

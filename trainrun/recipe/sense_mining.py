@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 from trainrun.recipe.durations import Duration
-from trainrun.recipe.sense import Check, Fault, Sense, longer
+from trainrun.recipe.sense import Check, Fault, Sense
 
 
 def _mining(sense: Sense, name: str = "ohem") -> dict[str, Any] | None:
@@ -52,7 +53,9 @@ def something_is_kept(sense: Sense) -> Iterator[Fault]:
 
 
 def _rounded_up(share: float) -> str:
-    return f"{share * 1.005:.2g}"
+    """A share with two digits, and no less than it was."""
+    digits = 1 - math.floor(math.log10(share))
+    return f"{math.ceil(share * 10**digits) / 10**digits:.{digits}f}".rstrip("0")
 
 
 def one_pass_sees_the_batch(sense: Sense) -> Iterator[Fault]:
@@ -81,15 +84,15 @@ def mining_has_its_time(sense: Sense) -> Iterator[Fault]:
     if not (options := _mining(sense)):
         return
     start, end, ramp, whole = options["start"], options["end"], options["ramp"], sense.recipe.epochs
-    if end is not None and longer(start, end):
+    if end is not None and sense.longer(start, end):
         yield "mining.end", f"{end} does not come after start, {start}", None
-    elif end is not None and ramp is not None and longer(_later(start, ramp), end, or_equal=False):
+    elif end is not None and ramp is not None and sense.longer(_later(start, ramp), end, or_equal=False):
         yield "mining.ramp", f"{ramp} after {start or 'the beginning'} is longer than until end, {end}", None
-    elif ramp is not None and not sense.short_trial() and longer(_later(start, ramp), whole, or_equal=False):
+    elif ramp is not None and not sense.short_trial() and sense.longer(_later(start, ramp), whole, or_equal=False):
         yield "mining.ramp", f"{ramp} after {start or 'the beginning'} is longer than the training, epochs: {whole}", None
     if not sense.short_trial():
         for name, moment in (("start", start), ("end", end)):
-            if longer(moment, whole) or str(moment) == "100%":
+            if sense.longer(moment, whole) or str(moment) == "100%":
                 yield f"mining.{name}", f"{moment} is never reached, epochs: {whole}, so it has no effect", None
 
 
@@ -101,7 +104,7 @@ def rounds_end_in_time(sense: Sense) -> Iterator[Fault]:
         yield "mining.every", f"{every} is no whole number of epochs, at whose end the pictures of the next are chosen", None
     elif not sense.short_trial():
         last = Duration(rounds * every.value, "ep")
-        if longer(last, whole):
+        if sense.longer(last, whole):
             when = f"round {rounds} comes after {last}" + (f", {every} each" if rounds > 1 else "")
             yield "mining.rounds", f"{when}, and epochs: {whole} leave nothing to train on what it adds", None
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from trainrun.recipe.durations import Duration
 from trainrun.recipe.schema import Per256
-from trainrun.recipe.sense import Check, Fault, Sense, longer
+from trainrun.recipe.sense import Check, Fault, Sense
+from trainrun.recipe.sense_detection import MONITORS, task
 from trainrun.recipe.sense_general import no_validation
 
 # Decays that come to an end, by the option that says when: beyond the training, that end is never seen.
@@ -28,7 +29,14 @@ def _warmup(sense: Sense, *names: str) -> dict[str, Any] | None:
 
 def _never(sense: Sense, length: Duration | None, or_equal: bool = True) -> bool:
     """Whether the training is known to end before this length does; a length that is not given is all of the training."""
-    return or_equal if length is None else not sense.short_trial() and longer(length, sense.recipe.epochs, or_equal)
+    return or_equal if length is None else not sense.short_trial() and sense.longer(length, sense.recipe.epochs, or_equal)
+
+
+def _not_below_the_base(sense: Sense, rate: float) -> bool:
+    """Whether a rate is no lower than the base one, as far as that is known. An override of the base one is a trial of another, and leaves the rest as it was written."""
+    source = sense.sources.get(("schedule", "lr"))
+    known = not isinstance(sense.recipe.schedule.lr, Per256) or sense.recipe.batch_size != "full"
+    return known and rate >= sense.recipe.base_lr and (source is None or source.kind != "override")
 
 
 def per_256_has_a_batch(sense: Sense) -> Iterator[Fault]:
@@ -51,9 +59,8 @@ def constant_warmup_ends(sense: Sense) -> Iterator[Fault]:
 
 def warmup_is_lower(sense: Sense) -> Iterator[Fault]:
     for part, option in (("constant", "lr"), ("gradual", "start"), ("exponential", "start")):
-        options, source = _warmup(sense, part), sense.sources.get(("schedule", "lr"))
-        # An override of the base rate is a trial of another one, and leaves the warm-up as it was written.
-        if options and options[option] >= sense.recipe.base_lr and (source is None or source.kind != "override"):
+        options = _warmup(sense, part)
+        if options and _not_below_the_base(sense, options[option]):
             yield f"schedule.warmup.{option}", f"{options[option]:g} is no lower than schedule.lr, {sense.recipe.base_lr:g}", None
 
 
@@ -87,8 +94,8 @@ def drops_come(sense: Sense) -> Iterator[Fault]:
 
 def decay_falls(sense: Sense) -> Iterator[Fault]:
     for part, option in (("polynomial", "end"), ("plateau", "min_lr")):
-        options, source = _decay(sense, part), sense.sources.get(("schedule", "lr"))
-        if options and options[option] >= sense.recipe.base_lr and (source is None or source.kind != "override"):
+        options = _decay(sense, part)
+        if options and _not_below_the_base(sense, options[option]):
             yield f"schedule.decay.{option}", f"{options[option]:g} is no lower than schedule.lr, {sense.recipe.base_lr:g}", None
 
 
@@ -99,17 +106,23 @@ def decay_changes_the_rate(sense: Sense) -> Iterator[Fault]:
             yield f"schedule.decay.{option}", "with 1 the learning rate never changes; write decay: constant", None
 
 
+def _more_than(sense: Sense, rise: Duration, fall: Duration, whole: Duration) -> bool:
+    """Whether two lengths are known to be more than the whole together."""
+    if rise.unit == fall.unit and fall.unit in ("%", whole.unit):
+        return rise.value + fall.value > (100 if fall.unit == "%" else whole.value)
+    up, down, room = map(sense.steps, (rise, fall, whole))
+    return up is not None and down is not None and room is not None and up + down > room
+
+
 def peaks_find_room(sense: Sense) -> Iterator[Fault]:
     whole = sense.recipe.epochs
-    if (options := _decay(sense, "one_cycle")) and longer(options["rise"], options["steps"] or whole):
+    if (options := _decay(sense, "one_cycle")) and sense.longer(options["rise"], options["steps"] or whole):
         yield "schedule.decay.rise", f"{options['rise']} leaves no room for a fall in {options['steps'] or whole}", None
     if options := _decay(sense, "trapezoid"):
         rise, fall = options["rise"] or sense.recipe.schedule.warmup.options.get("for"), options["fall"]
-        if isinstance(rise, Duration) and rise.unit == fall.unit and fall.unit in ("%", whole.unit):
-            room = 100 if fall.unit == "%" else whole.value
-            if rise.value + fall.value > room:
-                yield "schedule.decay.fall", f"{fall} after a rise of {rise} is more than the training, epochs: {whole}", None
-        if not sense.short_trial() and longer(fall, whole, or_equal=False):
+        if isinstance(rise, Duration) and _more_than(sense, rise, fall, whole):
+            yield "schedule.decay.fall", f"{fall} after a rise of {rise} is more than the training, epochs: {whole}", None
+        if not sense.short_trial() and sense.longer(fall, whole, or_equal=False):
             yield "schedule.decay.fall", f"{fall} is longer than the training, epochs: {whole}", None
 
 
@@ -144,7 +157,7 @@ def plateau_can_come(sense: Sense) -> Iterator[Fault]:
         yield "schedule.decay", f"plateau needs validation samples, but {reason}", None
         return
     stopping, patience, every = recipe.early_stopping, options["patience"], recipe.evaluate.every
-    if stopping and (stopping.monitor or "val_accuracy") == options["monitor"] and stopping.patience <= patience and stopping.min_delta >= options["min_delta"]:
+    if stopping and (stopping.monitor or MONITORS[task(sense)][0]) == options["monitor"] and stopping.patience <= patience and stopping.min_delta >= options["min_delta"]:
         message = f"early_stopping.patience, {stopping.patience}, ends the training no later than the first reduction would come"
         yield "schedule.decay.patience", f"{patience} has no effect: {message}", None
     elif not sense.short_trial() and every.unit == recipe.epochs.unit and patience + 1 >= recipe.epochs.value / every.value:
@@ -167,7 +180,7 @@ def multistep_values_match(sense: Sense) -> Iterator[Fault]:
 def milestones_rise(sense: Sense) -> Iterator[Fault]:
     milestones = sense.recipe.schedule.decay.options.get("at")
     for n, (before, after) in enumerate(_pairs(milestones)):
-        if longer(before, after):
+        if sense.longer(before, after):
             yield f"schedule.decay.at.{n + 1}", f"{after} does not come after {before}; milestones must rise", None
 
 
@@ -175,7 +188,7 @@ def milestones_are_reached(sense: Sense) -> Iterator[Fault]:
     milestones = sense.recipe.schedule.decay.options.get("at")
     if not sense.short_trial():
         for n, milestone in enumerate(milestones if isinstance(milestones, list) else []):
-            if longer(milestone, sense.recipe.epochs) or str(milestone) == "100%":
+            if sense.longer(milestone, sense.recipe.epochs) or str(milestone) == "100%":
                 yield f"schedule.decay.at.{n}", f"{milestone} is never reached, epochs: {sense.recipe.epochs}, so it has no effect", None
 
 
@@ -185,8 +198,14 @@ def _pairs(milestones: Any) -> Iterator[tuple[Duration, Duration]]:
 
 def warmup_ends(sense: Sense) -> Iterator[Fault]:
     length = sense.recipe.schedule.warmup.options.get("for")
-    if isinstance(length, Duration) and not sense.short_trial() and longer(length, sense.recipe.epochs, or_equal=False):
+    if isinstance(length, Duration) and not sense.short_trial() and sense.longer(length, sense.recipe.epochs, or_equal=False):
         yield "schedule.warmup.for", f"{length} is longer than the training, epochs: {sense.recipe.epochs}", None
+
+
+def spans_have_steps(sense: Sense) -> Iterator[Fault]:
+    for option, value in sense.recipe.schedule.decay.options.items():
+        if isinstance(value, Duration) and not sense.short_trial() and sense.steps(value) == 0:
+            yield f"schedule.decay.{option}", f"{value} is less than a step: an epoch has {sense.steps_per_epoch}", None
 
 
 SCHEDULE_CHECKS: tuple[Check, ...] = (
@@ -207,4 +226,5 @@ SCHEDULE_CHECKS: tuple[Check, ...] = (
     shapes_are_used,
     inverse_sqrt_has_a_scale,
     plateau_can_come,
+    spans_have_steps,
 )

@@ -139,9 +139,24 @@ def suggestion(root: Schema, schema: Schema, value: Any) -> str | None:
         return spelt if spelt != value.replace(" ", "") and any(re.search(s.get("pattern", "$^"), spelt) for s in sides) else None
     if types & {"integer", "number"} and "a duration" not in json.dumps(schema):
         return _as_number(value, schema, sides)
-    if types == {"array"} and isinstance(value, (int, float, str)) and not isinstance(value, bool) and all(s.get("minItems", 0) <= 1 for s in sides):
+    if types == {"array"} and all(s.get("minItems", 0) <= 1 and _admits(root, s.get("items", {}), value) for s in sides):
         return f"[{yaml.flow(value)}]"
     return None
+
+
+def _admits(root: Schema, schema: Schema, value: Any) -> bool:
+    """Whether a value may well be what a schema asks for: of its type and written alike, of whatever size."""
+    schema = _resolved(root, schema)
+    if "x-part" in schema:
+        return isinstance(value, str) or (isinstance(value, dict) and "name" in value)
+    if "anyOf" in schema:
+        return any(_admits(root, side, value) for side in schema["anyOf"])
+    match schema.get("type"):
+        case "string":
+            return isinstance(value, str) and re.search(schema.get("pattern", ""), value) is not None
+        case "integer" | "number":
+            return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return False
 
 
 def _as_number(value: Any, schema: Schema, sides: list[Schema]) -> str | None:

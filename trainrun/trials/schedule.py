@@ -95,8 +95,13 @@ def look(recipes: Sequence[tuple[str, Loaded]], parts: Registry = registry) -> C
     """The curves of recipes, each with its title; raises UserError where the data, whose size makes the steps, cannot be opened."""
     if len(recipes) > len(_MARKS):
         raise UserError(f"found {len(recipes)} recipes, and one plot has room for {len(_MARKS)}")
+    curves = []
     with enter() as world:
-        return Curves([curve(title, loaded.recipe, world, parts) for title, loaded in recipes])
+        for title, loaded in recipes:
+            with loaded.locating():
+                curves.append(curve(title, loaded.recipe, world, parts))
+            loaded.check_lengths(curves[-1].steps_per_epoch, parts)
+    return Curves(curves)
 
 
 def curve(title: str, recipe: Recipe, world: World, parts: Registry = registry) -> Curve:

@@ -59,7 +59,7 @@ def muon(
     taken = [found[name] for name in matrices if name in found and name not in left_out]
     if not taken:
         raise UserError(
-            "muon finds no weight matrix or kernel before the output layer"
+            "optimizer: muon finds no weight matrix or kernel before the output layer"
             + (", besides those that optimizer.exclude names" if matrices else f": use optimizer.name={second.name}")
         )
     other = registry.build(second)(model, lr)

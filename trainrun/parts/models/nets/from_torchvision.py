@@ -54,7 +54,7 @@ def build(name: str, shape: tuple[int, int, int], classes: int, weights: str | N
     if dropout is not None:
         layers = [module for module in model.modules() if isinstance(module, nn.Dropout)]
         if not layers:
-            raise UserError(f"{name} has no dropout layer: remove model.dropout")
+            raise UserError(f"model.dropout: {name} has no dropout layer; leave it out")
         for layer in layers:
             layer.p = dropout
     return model
@@ -69,15 +69,15 @@ def _options(name: str, height: int, width: int) -> dict[str, Any]:
     """What torchvision's builder must be told about pictures of this size; a UserError where they do not suit the network."""
     smallest = next((side for prefix, side in SMALLEST.items() if name.startswith(prefix)), 1)
     if min(height, width) < smallest:
-        raise UserError(f"{name} needs pictures of at least {smallest}x{smallest}, found {height}x{width}: set data.size={smallest}")
+        raise UserError(f"model: {name} needs pictures of at least {smallest}x{smallest}, found {height}x{width}: set data.size={smallest}")
     if name.startswith("vit"):
         if height != width or height % _patch(name):
             good = max(round(min(height, width) / _patch(name)), 1) * _patch(name)
-            raise UserError(f"{name} needs square pictures of a multiple of {_patch(name)}, found {height}x{width}: set data.size={good}")
+            raise UserError(f"model: {name} needs square pictures of a multiple of {_patch(name)}, found {height}x{width}: set data.size={good}")
         return {"image_size": height}
     if name == "maxvit_t":
         if height % 224 or width % 224:
-            raise UserError(f"maxvit_t needs sides that are multiples of 224, found {height}x{width}: set data.size=224")
+            raise UserError(f"model: maxvit_t needs sides that are multiples of 224, found {height}x{width}: set data.size=224")
         return {"input_size": (height, width)}
     if name in ("googlenet", "inception_v3"):
         return {"aux_logits": False, "init_weights": True}
@@ -96,7 +96,7 @@ def published(name: str, weights: str, option: str = "weights") -> Mapping[str, 
     if weights not in known.__members__:
         near = nearest(weights, known.__members__)
         hint = f"did you mean {near}?" if near else f"there are {', '.join(known.__members__)}" if known.__members__ else "it has none"
-        raise UserError(f"{name} has no weights {weights!r}; {hint} (or set model.{option} to a .safetensors or .pth file)")
+        raise UserError(f"model.{option}: {name} has no weights {weights!r}; {hint} (or set model.{option} to a .safetensors or .pth file)")
     if not files.reads():
         return {}
     chosen = known[weights]
