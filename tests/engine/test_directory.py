@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import socket
 import time
@@ -108,6 +109,33 @@ def test_a_run_is_not_overwritten_and_a_finished_one_says_so(tmp_path: Path, cap
     assert launch(written(tmp_path, {}), out=run, resume=True) == first
     assert capsys.readouterr().err == f"{run} is finished already: all epochs are done; next: trainrun eval {run}\n"
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_directory_in_which_a_run_was_refused_can_be_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool) -> None:
+    monkeypatch.chdir(tmp_path)
+    wrong = [{"name": "normalize", "mean": [0.5, 0.5]}]  # for pictures with one channel, which only building the run finds out
+    for out in (tmp_path / "run", None):
+        with pytest.raises(RecipeError, match="normalize has 2 values") as caught:
+            run_in(tmp_path, out, augment=wrong)
+        assert caught.value.next.endswith("small.yaml" + (f" --out {out}" if out else ""))
+    assert run_in(tmp_path, tmp_path / "run", resume=resume)["steps"] == 8
+    run_in(tmp_path, None, resume=resume)
+    assert (tmp_path / "runs" / "small" / "002").exists()  # a number that was taken stays taken
+    for file in ("recipe.yaml", "metrics.jsonl"):
+        assert (tmp_path / "run" / file).read_text().count("normalize") == 0
+    with pytest.raises(UserError, match="holds a run already"):
+        run_in(tmp_path, tmp_path / "run")
+
+
+def test_a_run_that_is_refused_when_it_goes_on_is_still_there(tmp_path: Path, paused: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(paused, run, symlinks=True)
+    monkeypatch.setattr("trainrun.engine.launch.build", lambda *words, **named: (_ for _ in ()).throw(UserError("the weights are gone")))
+    with pytest.raises(UserError, match="the weights are gone"):
+        run_in(tmp_path, run, resume=True)
+    with pytest.raises(UserError, match="holds a run already"):
+        run_in(tmp_path, run)
 
 
 @pytest.fixture(scope="module")

@@ -64,6 +64,7 @@ def member(rank: int, size: int, port: int, words: Sequence[str], said: str, pre
     }
     os.environ.update({name: str(value) for name, value in names.items()}, TORCHELASTIC_USE_AGENT_STORE="True")
     sys.stderr = open(f"{said}.{rank}", "w", buffering=1)  # noqa: SIM115 - open until the process ends
+    sys.stdout = open(f"{said}.{rank}.out", "w", buffering=1)  # noqa: SIM115
     sys.argv = ["trainrun", *words]
     if prepare:
         prepare(rank)
@@ -91,6 +92,10 @@ class Processes:
     def said(self) -> str:
         """What all of them said on stderr, in the order of their ranks."""
         return "".join(Path(f"{self.said_to}.{rank}").read_text() for rank in range(len(self.children)))
+
+    def printed(self) -> list[str]:
+        """What each of them printed on stdout."""
+        return [Path(f"{self.said_to}.{rank}.out").read_text() for rank in range(len(self.children))]
 
 
 class Group(Processes):
@@ -197,6 +202,19 @@ def test_the_figures_are_those_of_the_weights_that_are_saved(recipe: Path, tmp_p
     found = evaluate_run(run, [], allow_plugins=False, checkpoint="last")
     assert found["val_loss"] == pytest.approx(last["val_loss"], rel=1e-5)
     assert found["val_accuracy"] == last["val_accuracy"]
+
+
+def test_what_all_processes_know_is_printed_by_the_first_alone(pair: Path, tmp_path: Path) -> None:
+    found = evaluate_run(pair)
+    for name, told in (("eval", "val_loss"), ("hard", "png")):
+        more = ["--png", str(tmp_path / "hard.png")] if name == "hard" else []
+        group = Processes(2, [name, str(pair), "--json", *more], tmp_path / name)
+        assert group.codes() == [0, 0], group.said()
+        first, second = group.printed()
+        document = json.loads(first)
+        assert told in document and second == ""
+        assert name != "eval" or document["val_loss"] == pytest.approx(found["val_loss"], rel=1e-5)
+        assert group.said().count("next: ") == 1
 
 
 @pytest.mark.parametrize("size", [2, 3])

@@ -226,7 +226,7 @@ def test_predict_with_pictures_that_are_no_squares(tmp_path: Path) -> None:
         for name in "ab":
             (tmp_path / "data" / side / name).mkdir(parents=True)
             Image.fromarray(rng.integers(0, 256, (8, 12, 3), dtype=np.uint8)).save(tmp_path / "data" / side / name / "0.png")
-    recipe = RECIPE.replace("ROOT", str(tmp_path / "data")).replace("batch_size: 12\nmicro_batch: 5\nepochs: 6", "epochs: 1")
+    recipe = RECIPE.replace("ROOT", str(tmp_path / "data")).replace("batch_size: 12\nmicro_batch: 5\nepochs: 6", "epochs: 3")
     (tmp_path / "wide.yaml").write_text(recipe.replace("augment: [horizontal_flip, normalize]\n", ""))
     launch(load(tmp_path / "wide.yaml"), out=tmp_path / "run", quiet=True)
     file = tmp_path / "data" / "val" / "b" / "0.png"

@@ -111,7 +111,7 @@ def test_all_together_is_what_training_feeds_the_network(fields: dict[str, Any],
 
 def test_a_schedule_that_watches_the_run_changes_no_picture(tmp_path: Path) -> None:
     data = {**RECIPE["data"], "validation_size": 4}
-    warmup = {"name": "constant", "lr": 1e-7, "until_train_error": 0.5}
+    warmup = {"name": "constant", "lr": 1e-7, "until_train_error": 0.5, "over": "1st"}
     plain, watching = (look(written(tmp_path, data=data, **more), CPU) for more in ({}, {"schedule": {"lr": 1e-6, "warmup": warmup, "decay": {"name": "plateau", "patience": 1}}}))
     assert plain.rows == watching.rows and all(map(torch.equal, plain.fed, watching.fed))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from typing import NoReturn
@@ -11,7 +10,7 @@ import typer
 
 from trainrun.cli.recipes import check, init, list_, schedule, schema, show
 from trainrun.cli.runs import eval_, fit, hard, predict
-from trainrun.cli.words import print_json
+from trainrun.cli.words import first_process, print_json
 from trainrun.engine.signals import Interrupted, Signals
 from trainrun.errors import RecipeError, Stopped, TrainrunError
 from trainrun.report.command import command
@@ -44,7 +43,7 @@ def _refuse(error: TrainrunError) -> NoReturn:
     from trainrun.report.console import clean
 
     # A recipe's mistakes are the same in all processes of torchrun; of other errors the processes agree which of them tells.
-    if error.told or (isinstance(error, RecipeError) and os.environ.get("RANK", "0") != "0"):
+    if error.told or (isinstance(error, RecipeError) and not first_process()):
         sys.exit(error.exit_code)
     mistakes = error.mistakes if isinstance(error, RecipeError) else []
     if mistakes:

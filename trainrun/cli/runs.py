@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -17,8 +18,10 @@ from trainrun.cli.words import (
     Set,
     Which,
     allowed,
+    first_process,
     load_recipe,
     print_json,
+    say,
     say_next,
 )
 from trainrun.errors import UserError
@@ -63,15 +66,15 @@ def eval_(
     """Evaluate a run's weights on its validation pictures."""
     import trainrun.parts  # noqa: F401 - fills the registry
     from trainrun.engine.use import evaluate_run
-    from trainrun.report.console import clean, told, worst
+    from trainrun.report.console import told, worst
 
     settings, side = [*(overrides or []), *(set_ or [])], "test" if test else "validation"
     found = evaluate_run(run, settings, allow_plugins=allow_plugins, checkpoint=_which(checkpoint), side=side, png=png)
     if as_json:
         print_json(found)
     else:
-        print(clean(f"{run}, step {found['step']:,}: {told(found)} on {found['samples']:,} pictures", keep=""))
-        print(clean(worst(found["classes"]), keep=""))
+        say(f"{run}, step {found['step']:,}: {told(found)} on {found['samples']:,} pictures", sys.stdout)
+        say(worst(found["classes"]), sys.stdout)
     say_next("predict", run, "IMAGE", *allowed(allow_plugins))
 
 
@@ -87,14 +90,14 @@ def predict(
     """Say which classes a run sees in pictures, or which boxes."""
     import trainrun.parts  # noqa: F401 - fills the registry
     from trainrun.engine.use import predict as predict_
-    from trainrun.report.console import clean, seen
+    from trainrun.report.console import seen
 
     found = predict_(run, images, top=top, allow_plugins=allow_plugins, checkpoint=_which(checkpoint), png=png)
     if as_json:
         print_json(found)
     else:
         for picture in found:
-            print(clean(seen(picture), keep=""))
+            say(seen(picture), sys.stdout)
     say_next("eval", run, *allowed(allow_plugins))
 
 
@@ -116,6 +119,8 @@ def hard(
 
     words = [*(overrides or []), *(set_ or [])]
     found = hardest(run, words, top=top, by=by, round=round, allow_plugins=allow_plugins, checkpoint=_which(checkpoint))
+    if not first_process():
+        return
     shown = show(found, png, not as_json)
     if as_json:
         print_json(shown)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -46,7 +47,7 @@ def allowed(plugins: bool) -> list[str]:
 
 def print_json(value: Any) -> None:
     """The one document of --json; raises ValueError where a number is not finite, which is a bug."""
-    print(json.dumps(value, indent=1, allow_nan=False))
+    _print(json.dumps(value, indent=1, allow_nan=False), sys.stdout)
 
 
 def say_next(*words: object) -> None:
@@ -58,7 +59,17 @@ def say(line: str, to: TextIO | None = None) -> None:
     """Print a line for people, on stderr unless told otherwise, in which no name steers the terminal."""
     from trainrun.report.console import clean
 
-    print(clean(line, keep=""), file=to or sys.stderr)
+    _print(clean(line, keep=""), to or sys.stderr)
+
+
+def _print(text: str, to: TextIO) -> None:
+    if first_process():
+        print(text, file=to)
+
+
+def first_process() -> bool:
+    """Whether this is the one process of torchrun's that says what all of them know alike."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def print_look(seen: Look, as_json: bool) -> None:
@@ -68,4 +79,4 @@ def print_look(seen: Look, as_json: bool) -> None:
     else:
         from trainrun.report.console import clean
 
-        print(clean(seen.lines(shutil.get_terminal_size().columns)))
+        _print(clean(seen.lines(shutil.get_terminal_size().columns)), sys.stdout)

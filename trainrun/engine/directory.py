@@ -26,6 +26,7 @@ from trainrun.world import World
 
 # Ways to end after which there is nothing to go on with.
 _FINAL = ("epochs", "early_stopping")
+_REFUSED = ("error", "out_of_memory")
 
 
 def result(run: Path) -> dict[str, Any] | None:
@@ -42,12 +43,24 @@ def finished(run: Path) -> bool:
     return ended is not None and ended.get("stop") in _FINAL
 
 
+def _refused(run: Path) -> bool:
+    """Whether what lies there was refused before there was a run: nothing of it can be lost, and the directory is as good as new."""
+    ended = result(run) or {}
+    empty = not any((run / name).exists() for name in ("checkpoints", "metrics.jsonl"))
+    return empty and ended.get("stop") in _REFUSED and ended["steps"] is None
+
+
+def _taken(run: Path) -> bool:
+    """Whether there is a run in the directory."""
+    return (run / "recipe.yaml").exists() and not _refused(run)
+
+
 def unfinished(name: str, out: Path | None, resume: bool) -> Path | None:
     """The directory of the run to go on with, if there is one; raises UserError where `out` holds a run and `resume` is not given."""
     if out is None:
-        runs = [run for run in _numbered(Path("runs") / name) if resume and (run / "recipe.yaml").exists() and not finished(run)]
+        runs = [run for run in _numbered(Path("runs") / name) if resume and _taken(run) and not finished(run)]
         return max(runs, key=lambda run: int(run.name), default=None)
-    if not (out / "recipe.yaml").exists():
+    if not _taken(out):
         return None
     if not resume:
         with claim(out):
@@ -70,7 +83,7 @@ def fresh(name: str, out: Path | None) -> Iterator[Path]:
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
         with claim(out):
-            if (out / "recipe.yaml").exists():  # another process was faster
+            if _taken(out):  # another process was faster
                 raise _occupied(out)
             yield out
         return

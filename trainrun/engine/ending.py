@@ -74,7 +74,7 @@ def explain(error: BaseException, run: Run | None, recipe: Recipe, where: Path, 
     if lost(error):
         return TrainrunError(LOST).then(call.going_on(where))
     if isinstance(error, TrainrunError):
-        return error.then(call.going_on(where) if run else call.fresh())
+        return error.then(call.going_on(where) if run else call.again())
     why = f"stopped by a bug or an unexpected failure, {type(error).__name__}; its traceback is in {where / 'crash.txt'} too"
     error.add_note(f"trainrun: {why}; next: {call.going_on(where)}")
     return error

@@ -17,7 +17,7 @@ def cross_entropy(
     logits: Tensor,
     targets: Tensor,
     *,
-    label_smoothing: Annotated[float, Field(ge=0, le=1, description="Share of the target spread evenly over all classes.")] = 0.0,
+    label_smoothing: Annotated[float, Field(ge=0, lt=1, description="Share of the target spread evenly over all classes.")] = 0.0,
 ) -> Tensor:
     """Cross-entropy of the softmax against the label, in nats.
 
