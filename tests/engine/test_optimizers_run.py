@@ -95,11 +95,20 @@ def test_lr_scale_0_freezes(tmp_path: Path) -> None:
         ([{"match": "66.*", "lr_scale": 2}], r"optimizer.groups.0.match: '66.\*' matches no parameter that learns; there are 0.weight, 0.bias, 3.weight, 3.bias and 2 more; did you mean 6.\*"),
         ([{"match": "6.*", "lr_scale": 2}, {"match": "*", "lr_scale": 3}], r"optimizer.groups.0: later groups overrule all that '6.\*' sets, so it has no effect"),
         ([{"match": "*", "lr_scale": 0}], "the model has no parameter that learns"),
+        ([{"match": "*.bias", "weight_decay": 0.1}], r"optimizer.groups.0.weight_decay: '\*.bias' matches norms and biases alone, which do not decay; write decay_norms_and_biases: true"),
     ],
 )  # fmt: skip
 def test_rules_without_effect_are_refused(tmp_path: Path, groups: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(UserError, match=message):
         made(tmp_path, optimizer={"name": "sgd", "groups": groups})
+
+
+def test_rules_may_spare_what_is_spared_and_decay_biases_where_all_decay(tmp_path: Path) -> None:
+    bias = [{"match": "6.bias", "weight_decay": 0.1}]
+    run, _ = made(tmp_path, optimizer={"name": "sgd", "groups": bias, "decay_norms_and_biases": True})
+    assert by_name(run, "weight_decay")["6.bias"] == 0.1
+    run, _ = made(tmp_path, optimizer={"name": "sgd", "weight_decay": 0.1, "groups": [{"match": "*.bias", "weight_decay": 0}]})
+    assert by_name(run, "weight_decay")["6.bias"] == 0 and by_name(run, "weight_decay")["6.weight"] == 0.1
 
 
 @pytest.mark.parametrize("optimizer", registry.names("optimizer"))

@@ -86,13 +86,15 @@ def make_optimizer(node: PartNode, model: nn.Module, lr: float, parts: Registry 
     names = {p: name for name, p in named.items()}
     # A second optimizer says for its own parameters whether norms and biases decay.
     inner = {value.name: value for value in node.options.values() if isinstance(value, PartNode)}
-    groups = []
+    groups, decaying, spared = [], set(), set()
     for group in optimizer.param_groups:
         everything = inner.get(group.get("optimizer", ""), node).options.get("decay_norms_and_biases", False)
         alike: dict[tuple[float, float | None], list[Tensor]] = {}
+        decaying |= {names[p] for p in group["params"] if everything or p.ndim > 1}
+        spared |= {names[p] for p in group["params"]} - decaying
         for p in group["params"]:
             scale, decay = settings.get(names[p], (1.0, None))
-            alike.setdefault((scale, decay if everything or p.ndim > 1 else None), []).append(p)
+            alike.setdefault((scale, decay if names[p] in decaying else None), []).append(p)
         for (scale, decay), parameters in alike.items():
             one = {**group, "params": parameters, "lr_scale": group.get("lr_scale", 1.0) * scale}
             if decay is not None and "weight_decay" not in group:
@@ -101,6 +103,11 @@ def make_optimizer(node: PartNode, model: nn.Module, lr: float, parts: Registry 
                 one["weight_decay"] = one["full_weight_decay"] = group["weight_decay"] if decay is None else decay
             groups.append(one)
     optimizer.param_groups[:] = groups
+    for n, rule in enumerate(rules):
+        matched = set(matching(rule.match, named, f"optimizer.groups.{n}.match")) if rule.weight_decay else set()
+        if matched & spared and not matched & decaying:
+            what = f"{rule.match!r} matches norms and biases alone, which do not decay; write decay_norms_and_biases: true, or leave it out"
+            raise UserError(f"optimizer.groups.{n}.weight_decay: {what}")
     return optimizer
 
 
